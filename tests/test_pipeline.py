@@ -114,6 +114,8 @@ def test_what_a_later_stage_needs_is_checked_before_the_first(
     for change, named in (
         ({"evaluate": {"benchmark": ["./nowhere.jsonl"]}}, "nowhere.jsonl"),
         ({"evaluate": {"engine_args": {"batch_siz": 3}}}, "batch_size"),
+        ({"evaluate": {"grader": "maths"}}, "maths"),
+        ({"rewrite": {"grader": "qwen"}}, "force-grader"),
         ({"train": {"runs": ["sft:./nowhere.jsonl"]}}, "nowhere.jsonl"),
         ({"train": {"runs": ["sftt"]}}, "sftt"),
         ({"train": {"runs": ["sft:expertt"]}}, "expert"),
@@ -125,6 +127,26 @@ def test_what_a_later_stage_needs_is_checked_before_the_first(
         assert named in err
         assert err.count("\n") == 1
     assert not (tmp_path / "run" / "journal.sqlite").exists()
+
+
+def test_an_evaluation_finds_the_verdicts_of_samples_graded_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bench = str(tmp_path / "run"), str(TINY / "data/bench-1.jsonl")
+    sizes = ["--benchmark", bench, "--limit", "6", "--k", "2", "--max-tokens", "100"]
+    _, scores, _ = command(capsys, "evaluate", "--model", str(TINY / "policy"), *sizes, "--out", out)
+    status, again, _ = command(capsys, "grade", out, "--grader", "qwen")
+    assert status == 0
+    graded = again["rungs"]["bench-1"]
+    assert graded["samples"] == graded["compared"] == 12
+    assert graded["correct_before"] == round(12 * scores["average"] / 100)
+    before = verdicts(tmp_path / "run")
+    assert len(before) == 24
+    status, other, err = command(capsys, "evaluate", "--grader", "qwen", "--out", out)
+    assert (status, other["grader"]) == (0, again["graders"]["evaluate"])
+    assert "nothing to do" not in err
+    assert round(12 * other["average"] / 100) == graded["correct"]
+    assert verdicts(tmp_path / "run") == before
 
 
 def test_every_flag_of_a_run_reaches_its_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +234,11 @@ def test_recorded_rows_that_are_too_long_are_rejected_where_a_model_is_named(
 def samples(folder: Path) -> dict[str, tuple[Any, ...]]:
     with sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True) as db:
         return {row[0]: row[1:] for row in db.execute("SELECT * FROM samples")}
+
+
+def verdicts(folder: Path) -> set[tuple[Any, ...]]:
+    with sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True) as db:
+        return set(db.execute("SELECT * FROM verdicts"))
 
 
 def test_a_killed_rewriting_goes_on_and_draws_nothing_again(tmp_path: Path) -> None:

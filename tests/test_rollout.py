@@ -7,12 +7,13 @@ from scripts import coin, problems
 from retell.engines.base import Take
 from retell.engines.scripted import ScriptedEngine
 from retell.errors import EngineError
+from retell.graders.base import Case
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
 from retell.prompts import Prompter
 from retell.recipe import Policy
-from retell.records import Attempt, Completion, Problem, Request, Sampling
+from retell.records import Attempt, Completion, Problem, Request, Sampling, Stop, Verdict
 from retell.rollout import Ask, Plan, Stream, run_plans
 
 SAMPLING = Sampling(1.0, 1.0, 64)
@@ -153,3 +154,64 @@ def test_an_engine_that_asks_for_more_than_there_is_gets_what_is_due(tmp_path: P
 
     assert len(drive(tmp_path, Greedy(coin, batch=1000), n=30)) == 30
     assert sizes[0] == 60  # all problems start at once
+
+
+class Watched(GraderPool):
+    """Remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(MathGrader(), 1)
+        self.given: list[Case] = []
+
+    def submit(self, ticket: str, case: Case) -> None:
+        self.given.append(case)
+        super().submit(ticket, case)
+
+
+def test_graders_are_given_the_problem_the_response_and_the_gold(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal, Watched() as graders:
+        plans = iter([two_waves(problems(1)[0])])
+        list(run_plans(plans, ScriptedEngine(lambda *_: "\\boxed{100}"), graders, journal, Stream("test", None, 0)))
+    assert graders.given == [Case("What is 0 + 100?", "\\boxed{100}", "100")] * 2
+
+
+def test_what_did_not_end_by_itself_is_wrong_without_being_graded(tmp_path: Path) -> None:
+    def cut(request: Request, _: object) -> Completion | str:
+        stops: tuple[Stop, ...] = ("stop", "length", "error")
+        return Completion("\\boxed{100}", None, None, stops[request.index])
+
+    def plan(problem: Problem) -> Plan[list[Attempt]]:
+        return (yield ask(problem, "self", range(3)))
+
+    def run(engine: ScriptedEngine) -> list[Verdict]:
+        with Journal(tmp_path / "journal.sqlite") as journal, Watched() as graders:
+            (attempts,) = run_plans(iter([plan(problems(1)[0])]), engine, graders, journal, Stream("test", None, 0))
+            assert len(graders.given) == (0 if isinstance(engine, Counting) else 1)
+        return [attempt.verdict for attempt in attempts]
+
+    found = run(ScriptedEngine(cut))
+    assert found[0].outcome == "correct"
+    assert found[1:] == [Verdict("wrong", None, "stopped for length"), Verdict("wrong", None, "the engine failed")]
+    again = Counting()
+    assert run(again) == found  # they are stored like any other
+    assert not again.asked
+
+
+@pytest.mark.parametrize("verdicts_are_lost", [False, True])
+def test_a_plan_of_many_stored_asks_does_not_fill_the_stack(tmp_path: Path, verdicts_are_lost: bool) -> None:
+    def patient(problem: Problem) -> Plan[int]:
+        for index in range(1500):
+            yield ask(problem, "self", range(index, index + 1))
+        return 1500
+
+    def run(engine: ScriptedEngine) -> list[int]:
+        with Journal(tmp_path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+            if verdicts_are_lost:
+                journal._db.execute("DELETE FROM verdicts")
+            plans = (patient(problem) for problem in problems(2))
+            return list(run_plans(plans, engine, graders, journal, Stream("test", None, 0)))
+
+    cut = ScriptedEngine(lambda *_: Completion("", None, None, "length"))
+    again = Counting()
+    assert run(cut) == run(again) == [1500, 1500]
+    assert not again.asked

@@ -1,11 +1,19 @@
 """Where an answer stands in a text: the last closed box, or an explicit marker. Linear in the text's length."""
 
 import re
+from collections import deque
 
 _OPEN = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_MARKED_LINE = re.compile(r"(?:####|A(?:nswer)?:)[^\S\n]*([^\n]*\S)[^\S\n]*")
-_SAID = re.compile(r"answer\s+is:?[^\S\n]+(\S[^\n]*)", re.IGNORECASE)
+_BARE = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
+_THINK = re.compile(r"<(/?)think(?:ing)?>")
+_LAST_LINE = re.compile(r"(?:####|A(?:nswer)?:)[^\S\n]*([^\n]*\S)[^\S\n]*")
+_SAID = re.compile(
+    r"(?:\banswer\s{1,4}is\b[*_]{0,2}:?|^[^\S\n]{0,4}[*_#]{0,4}[^\S\n]?(?:final[^\S\n])?answer[*_]{0,2}:)"
+    r"[*_]{0,2}\s{1,4}(?=\S)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE = re.compile(r"[.!?](?=\s|$)")
 
 
 def last_boxed(text: str) -> str | None:
@@ -29,19 +37,42 @@ def last_boxed(text: str) -> str | None:
 def extract_answer(text: str) -> str | None:
     """The answer a response commits to, or None.
 
-    The last closed box; else the last line, where it starts with ``####``, ``A:`` or ``Answer:``; else what follows the
-    last "answer is". A box that was cut off is no answer, and there is no last-number rule: a number that is not called
-    the answer is none.
+    Only what follows a closed think block is read; a block that stays open gives no answer. The answer is the last
+    closed box; else the last line, where it starts with ``####``, ``A:`` or ``Answer:``; else the sentence after the
+    last "answer is" or "Answer:". A box that was cut off is no answer, and there is no last-number rule: a number that
+    is not called the answer is none.
     """
+    text = _after_thinking(text)
     boxed = last_boxed(text)
     if boxed:
         return boxed
-    lines = text.rstrip().rsplit("\n", 1)
-    marked = _MARKED_LINE.fullmatch(lines[-1].strip())
-    said = [marked[1]] if marked else _SAID.findall(text)
-    if not said or _OPEN.search(said[-1]):
+    if _OPEN.search(text) and boxed is None:
         return None  # a box that does not close was cut off: 12 may have been going to be 123
-    return said[-1] if marked else said[-1].rstrip().rstrip(".") or None
+    bare = _BARE.findall(text)
+    if bare:
+        return _trimmed(bare[-1])
+    marked = _LAST_LINE.fullmatch(text.rstrip().rsplit("\n", 1)[-1].strip())
+    if marked:
+        return _trimmed(marked[1])
+    said = _last(_SAID, text)
+    return _trimmed(_SENTENCE.split(text[said.end() :].partition("\n")[0], maxsplit=1)[0]) if said else None
+
+
+def _after_thinking(text: str) -> str:
+    tag = _last(_THINK, text)
+    if tag is None:
+        return text
+    return text[tag.end() :] if tag[1] else ""
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
+
+
+def _trimmed(text: str) -> str | None:
+    """Without the Markdown around it and the full stop after it."""
+    return text.strip().strip("*_`").strip().rstrip(".").rstrip() or None
 
 
 def gold_of_solution(solution: str) -> str | None:

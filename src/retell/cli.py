@@ -13,12 +13,13 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from retell import present
-from retell.errors import RecipeError, RetellError, RunFolderError
+from retell.errors import DataError, RecipeError, RetellError, RunFolderError
 from retell.recipe import (
     PACKAGED,
     Data,
     Evaluate,
     Gap,
+    Grading,
     Policy,
     Recipe,
     Report,
@@ -160,6 +161,36 @@ def evaluate(
 
 
 @app.command
+def grade(
+    what: Annotated[Path, Parameter(help="JSON lines of {id, response, gold}, or a run folder.")],
+    *,
+    grading: Annotated[Grading | None, _FLAT] = None,
+    out: Annotated[Path | None, Parameter(help="Where the verdicts on a file go, as JSON lines.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A verdict for each row of a file, or again for each stored sample of a run, by default with the run's grader."""
+    chosen = grading or Grading()
+    if os.path.isdir(what):
+        if out:
+            raise RecipeError(f"--out {out}: the verdicts on a run folder are stored in it: leave out --out")
+        with _existing(what) as place:
+            from retell import pipeline
+
+            _show(as_json, pipeline.run_grade(_stored(place), place, chosen), present.regraded, place)
+        return
+    if not os.path.exists(what):
+        raise DataError(f"there is no file or run folder {what}: check the path")
+    if not out:
+        raise RecipeError(f"where do the verdicts on {what} go? Give --out FILE.jsonl")
+    from retell.grade import grade_file
+    from retell.graders.named import grader_named
+    from retell.graders.pool import GraderPool
+
+    with GraderPool(grader_named(chosen.grader), chosen.grader_workers) as graders:
+        _show(as_json, grade_file(what, out, graders), present.graded)
+
+
+@app.command
 def report(folder: Folder, *, report: Annotated[Report | None, _FLAT] = None, as_json: Json = False) -> None:
     """The page of a run: the paper's tables and figures for it."""
     with _existing(folder) as place:
@@ -197,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = error.__cause__
         return _fail(explain(cause) if isinstance(cause, ValidationError) else str(error), RecipeError.exit_status)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was drawn is stored: the same command goes on from here", 130)
+        return _fail("interrupted; what was done is stored: the same command goes on from here", 130)
     except Exception as error:
         if os.environ.get("RETELL_TRACEBACK"):
             raise
@@ -241,8 +272,8 @@ def _changes(**sections: Section | None) -> Recipe:
     return Recipe.model_validate({name: section for name, section in sections.items() if section is not None})
 
 
-def _show(as_json: bool, summary: Summary, tell: Callable[[Summary, RunFolder], None], folder: RunFolder) -> None:
+def _show(as_json: bool, summary: Summary, tell: Callable[..., None], *place: RunFolder) -> None:
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
-        tell(summary, folder)
+        tell(summary, *place)

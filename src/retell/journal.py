@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from retell.errors import StorageError
+from retell.hashing import digest
 from retell.records import Completion, Sample, Verdict
 
 _SCHEMA = """
@@ -22,6 +23,12 @@ CREATE TABLE IF NOT EXISTS verdicts (
 """
 _MANY = 500
 """Keys in one query; SQLite's limit of variables is higher everywhere."""
+_SAMPLE = "SELECT key, problem, rung, round, idx, text, ids, logprobs, stop, error FROM samples"
+
+
+def graded_by(grader: str, gold: str) -> str:
+    """What a verdict is stored under: it is on a response against a gold, and does not count for a corrected one."""
+    return f"{grader}#{digest(gold)[:12]}"
 
 
 class Journal:
@@ -48,13 +55,34 @@ class Journal:
 
     def samples(self, keys: Sequence[str]) -> dict[str, Sample]:
         """The stored samples among ``keys``."""
-        query = "SELECT key, problem, rung, round, idx, text, ids, logprobs, stop, error FROM samples WHERE key IN"
-        return {row[0]: _sample(row) for row in self._select(query, keys)}
+        return {row[0]: _sample(row) for row in self._select(f"{_SAMPLE} WHERE key IN", keys)}
+
+    def rungs(self) -> dict[str, int]:
+        """How many samples are stored of each rung or benchmark."""
+        with self._guarded():
+            return dict(self._db.execute("SELECT rung, COUNT(*) FROM samples GROUP BY rung ORDER BY rung").fetchall())
+
+    def pages(self, rungs: Sequence[str]) -> Iterator[list[Sample]]:
+        """The stored samples of some rungs or benchmarks, some hundred at a time, in the order of the keys."""
+        query = f"{_SAMPLE} WHERE key > ? AND rung IN ({','.join('?' * len(rungs))}) ORDER BY key LIMIT {_MANY}"
+        last = ""
+        while True:
+            with self._guarded():
+                rows = self._db.execute(query, (last, *rungs)).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield [_sample(row) for row in rows]
 
     def verdicts(self, keys: Sequence[str], grader: str) -> dict[str, Verdict]:
-        """The stored verdicts of one grader (name and version) on the samples ``keys``."""
+        """The stored verdicts of one grader (see `graded_by`) on the samples ``keys``."""
         query = "SELECT sample, outcome, extracted, reason FROM verdicts WHERE grader = ? AND sample IN"
         return {row[0]: Verdict(row[1], row[2], row[3]) for row in self._select(query, keys, grader)}
+
+    def all_verdicts(self, keys: Sequence[str]) -> dict[tuple[str, str], Verdict]:
+        """The stored verdicts of every grader on the samples ``keys``, by (sample key, grader)."""
+        query = "SELECT sample, grader, outcome, extracted, reason FROM verdicts WHERE sample IN"
+        return {(row[0], row[1]): Verdict(*row[2:]) for row in self._select(query, keys)}
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Stores samples; they are durable when this returns."""

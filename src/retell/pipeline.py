@@ -6,24 +6,29 @@
 Stages meet in the run folder. A stage whose inputs are unchanged is not run again.
 """
 
+import contextlib
 import gc
 import inspect
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
 from retell.engines.base import Engine
 from retell.engines.recorded import RecordedEngine
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
 from retell.evaluate import evaluate
-from retell.graders.math import MathGrader
+from retell.graders.base import Grader
+from retell.graders.custom import CustomGrader
+from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
+from retell.graders.qwen import QwenGrader
 from retell.hashing import digest, file_digest
 from retell.journal import Journal
 from retell.leaks import RULES as LEAK_RULES
@@ -31,8 +36,9 @@ from retell.mixes import KEPT, Run, expert_ids, file_ids, kept_ids, mix_ids, run
 from retell.policy import DTYPES, default_device, fingerprint, load_model, resolve_policy
 from retell.problems import SUFFIXES, load_problems, read_rows
 from retell.prompts import Prompter
-from retell.recipe import Evaluate, Policy, Recipe, Rewrite, Sampler, located
-from retell.records import Problem
+from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Sampler, located, overlay
+from retell.records import Problem, Rung, Sample
+from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import write_report
 from retell.rewrite import Ladder, reject_untrainable, rewrite
 from retell.rollout import Stream
@@ -87,6 +93,7 @@ def check(recipe: Recipe) -> list[Run]:
     if recipe.evaluate.benchmark:
         load_benchmarks(recipe.evaluate)
         check_engine_args(recipe.evaluate)
+        grader_named(recipe.evaluate.grader)
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
     return runs
@@ -95,6 +102,7 @@ def check(recipe: Recipe) -> list[Run]:
 def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
     """Builds the rewritten dataset: rewritten.parquet, rejected.jsonl, rewrite.json."""
     settings = recipe.rewrite
+    grader = _choosing(settings)
     read = load_problems(recipe.data)
     # Recorded responses need no model; where one is named, its tokenizer still tells what is too long to train on.
     policy = open_policy(recipe.policy) if recipe.policy.model or settings.engine != "recorded" else None
@@ -124,15 +132,16 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
     folder.store_recipe(recipe)
     chosen = {"k": settings.k, "max_copied": settings.max_copied, "max_length": recipe.data.max_length}
     rejects = [asdict(reject) for reject in read.rejected]
-    inputs = [identity, chosen, rejects, MathGrader.name, LEAK_RULES, policy.fingerprint if policy else None]
+    inputs = [identity, chosen, rejects, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
 
     def work() -> Summary:
         loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
         engine = open_engine(settings, policy, loaded.problems, recipe.policy.trust_remote_code)
         stream = Stream("rewrite", drawn_by, settings.seed)
         ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
-        with _store(folder) as journal, GraderPool(MathGrader(), settings.grader_workers) as graders:
+        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
             summary = rewrite(loaded, ladder, engine, graders, journal, stream, folder)
+        summary["grader"] = grader.name
         summary["recipe_sha"] = digest(recipe.model_dump(mode="json", include={"policy", "data", "rewrite"}))
         folder.write_json("rewrite.json", summary)
         return summary
@@ -206,6 +215,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
 def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) -> Summary:
     """avg@k of one model on the recipe's benchmarks: eval/NAME.json, eval/NAME.parquet."""
     settings = recipe.evaluate
+    grader = grader_named(settings.grader)
     benchmarks = load_benchmarks(settings)
     check_engine_args(settings)
     policy = open_policy(model)
@@ -213,12 +223,12 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
     what["dtype"] = settings.engine_args.get("dtype", "auto")
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
-    inputs = [policy.fingerprint, digests, what, model.system, prompter.solve_template, MathGrader.name]
+    inputs = [policy.fingerprint, digests, what, model.system, prompter.solve_template, grader.name]
 
     def work() -> Summary:
         engine = open_engine(settings, policy, (), model.trust_remote_code)
         stream = Stream("evaluate", policy.fingerprint, settings.seed)
-        with _store(folder) as journal, GraderPool(MathGrader(), settings.grader_workers) as graders:
+        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
             return evaluate(name, benchmarks, prompter, settings, engine, graders, journal, stream, folder)
 
     outputs = [f"eval/{name}.json", f"eval/{name}.parquet"]
@@ -231,6 +241,31 @@ def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
         raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
     write_report(recipe, folder)
     return {"path": str(folder.path / "report.md")}
+
+
+def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
+    """Grades the stored samples again, with the given grader or else that of their stage, and stores the verdicts.
+
+    Nothing is drawn and no table changes: a stage that is run with that grader afterwards finds its verdicts there.
+    """
+    started = time.monotonic()
+    sections = {"rewrite": overlay(recipe.rewrite, given), "evaluate": overlay(recipe.evaluate, given)}
+    chosen = {stage: grader_named(section.grader) for stage, section in sections.items()}
+    summary: Summary = {"path": str(folder.path), "graders": {}, "rungs": {}}
+    with _store(folder) as journal:
+        stored = journal.rungs()
+        if not stored:
+            raise RunFolderError(f"{folder.path} holds no samples: run `retell rewrite` or `retell evaluate` first")
+        for stage, grader in chosen.items():
+            rungs = [rung for rung in stored if (rung in get_args(Rung)) == (stage == "rewrite")]
+            if rungs:
+                gold_of = _gold_of(stage, recipe, folder, grader)
+                with GraderPool(grader, sections[stage].grader_workers) as graders:
+                    earlier = _graders_of(stage, recipe, folder)
+                    summary["rungs"] |= regrade(journal, rungs, gold_of, earlier, graders)
+                summary["graders"][stage] = grader.name
+    summary["seconds"] = round(time.monotonic() - started, 3)
+    return summary
 
 
 def open_policy(policy: Policy) -> LocalPolicy:
@@ -286,6 +321,41 @@ def _stage(
 
 def _store(folder: RunFolder) -> Journal:
     return Journal(folder.path / "journal.sqlite")
+
+
+def _choosing(settings: Rewrite) -> Grader:
+    """The grader of rewriting, which chooses what is trained on.
+
+    Raises:
+        RecipeError: it was made for another purpose, and is not forced.
+    """
+    if settings.grader == QwenGrader.spec and not settings.force_grader:
+        raise RecipeError(
+            f"rewrite.grader = {settings.grader!r} is for scores that compare with the paper's: it calls wrong answers "
+            "correct, and would choose what is trained on. Rewrite with 'math' and evaluate with 'qwen', or insist: "
+            "--force-grader"
+        )
+    return grader_named(settings.grader)
+
+
+def _gold_of(stage: str, recipe: Recipe, folder: RunFolder, grader: Grader) -> Callable[[Sample], Gold | None]:
+    if stage == "rewrite":
+        of_problems = golds_of_rewriting(recipe.data, folder.path)
+        return lambda sample: of_problems.get(sample.problem)
+    # The graders that come with retell do not look at the problem; somebody's own may.
+    golds = golds_of_evaluation(recipe.evaluate, folder.path, with_texts=isinstance(grader, CustomGrader))
+    return lambda sample: golds.get((sample.rung, sample.problem))
+
+
+def _graders_of(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
+    """Names of the graders that a stage's files rest on, and of the one that it would use now."""
+    evaluations = sorted((folder.path / "eval").glob("[!.]*.json"))
+    files = ["rewrite.json"] if stage == "rewrite" else [f"eval/{path.name}" for path in evaluations]
+    names = [(folder.read_json(file) or {}).get("grader") for file in files]
+    section: Grading = recipe.rewrite if stage == "rewrite" else recipe.evaluate
+    with contextlib.suppress(RecipeError):  # its module may be gone
+        names.append(grader_named(section.grader).name)
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _own_policy(recipe: Recipe, folder: RunFolder) -> LocalPolicy:

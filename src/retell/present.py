@@ -1,5 +1,6 @@
 """The short tables that commands print for people."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ from retell.runfolder import RunFolder
 from retell.stats import plus_minus
 
 Summary = dict[str, Any]
+_REASONS = 5
+_REGRADED = ("correct", "changed", "undecided")
 
 
 def run(summary: Summary, folder: RunFolder) -> None:
@@ -67,9 +70,45 @@ def evaluation(summary: Summary, folder: RunFolder) -> None:
     print(folder.path / "eval" / f"{summary['model']}.json")
 
 
+def graded(summary: Summary) -> None:
+    """Verdicts on the rows of a file, each with its most frequent reasons."""
+    rows = []
+    for outcome in ("correct", "wrong", "undecided", "rejected"):
+        if summary[outcome]:
+            rows.append([outcome, str(summary[outcome]), f"{summary[outcome] / summary['rows']:.1%}"])
+            reasons = list(summary["reasons"][outcome].items())
+            rows += [[f"  {_short(reason)}", str(n), ""] for reason, n in reasons[:_REASONS]]
+    _table(["verdict", "rows", "share"], rows)
+    print(f"{summary['rows']} rows by {summary['grader']}, {summary['rows_per_second']:.0f} rows/s")
+    print(summary["path"])
+
+
+def regraded(summary: Summary, folder: RunFolder) -> None:
+    """Correct samples of each rung and benchmark before and after, and how many verdicts changed."""
+    rows = []
+    undecided: Counter[str] = Counter()
+    for rung, one in summary["rungs"].items():
+        of = "" if one["compared"] == one["samples"] else f" of {one['compared']}"
+        counts = [one["samples"], f"{one['correct_before']}{of}", *(one[key] for key in _REGRADED), one["no_gold"]]
+        rows.append([rung, *map(str, counts)])
+        undecided.update(one["undecided_reasons"])
+    _table(["samples of", "n", "correct before", *(key for key in _REGRADED), "without gold"], rows)
+    for reason, n in undecided.most_common(_REASONS):
+        print(f"undecided: {n} {_short(reason)}")
+    for stage, grader in summary["graders"].items():
+        print(f"{stage}: {grader}")
+    print(folder.path / "journal.sqlite")
+
+
 def report(summary: Summary, folder: RunFolder) -> None:
     """Where the page is."""
     print(summary["path"])
+
+
+def _short(text: str, width: int = 60) -> str:
+    """A line of somebody else's text."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

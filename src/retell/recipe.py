@@ -99,7 +99,16 @@ class Data(Section):
     """Longest training row in tokens, prompt and response; longer ones are rejected, never cut."""
 
 
-class Sampler(Section):
+class Grading(Section):
+    """What judges responses."""
+
+    grader: str = "math"
+    """What judges: `math`, `qwen` (the paper's scores), or your own `module:function`."""
+    grader_workers: Annotated[int, Field(ge=1)] = 2
+    """Processes that grade."""
+
+
+class Sampler(Grading):
     """What rewriting and evaluation have in common: an engine's arguments and a sampling distribution."""
 
     engine_args: dict[str, int | float | bool | str] = Field(default_factory=dict)
@@ -108,8 +117,6 @@ class Sampler(Section):
     """Sampling temperature; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus mass."""
-    grader_workers: Annotated[int, Field(ge=1)] = 2
-    """Processes that grade."""
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -146,6 +153,8 @@ class Rewrite(Sampler):
     """Template of the guided prompt with {problem} and {solution}: `guided`, or a file."""
     max_copied: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Largest share of a guided response's 13-grams (or words, where it is shorter) copied from the reference."""
+    force_grader: bool = False
+    """Rewrite with a grader made for comparable scores only."""
 
 
 class Gap(Section):

@@ -12,12 +12,15 @@ from typing import Generic, TypeVar
 
 from retell.engines.base import Engine
 from retell.errors import EngineError
+from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.hashing import digest, seed_of
-from retell.journal import Journal
+from retell.journal import Journal, graded_by
 from retell.records import Attempt, Completion, Problem, Prompt, Request, Sample, Sampling, Verdict
 
 T = TypeVar("T")
+UNGRADED = {"length": "stopped for length", "error": "the engine failed"}
+"""Why a response that did not end by itself is wrong, whatever it says."""
 _HAND_OUT = 256
 """Results that wait before an idle engine is stopped so that they are handed out: on resuming, many need no engine."""
 _BACKLOG = 4096
@@ -61,6 +64,7 @@ class _Live(Generic[T]):
     def __init__(self, plan: Plan[T]) -> None:
         self.plan = plan
         self.requests: dict[str, Request] = {}
+        self.question = ""
         self.gold = ""
         self.grader = ""
         self.samples: dict[str, Sample] = {}
@@ -69,6 +73,14 @@ class _Live(Generic[T]):
     @property
     def answered(self) -> bool:
         return len(self.attempts) == len(self.requests)
+
+    def next_ask(self) -> Ask:
+        """Gives the plan the attempts that it asked for; raises StopIteration with its result."""
+        started = bool(self.requests)
+        ask = self.plan.send([self.attempts[key] for key in self.requests]) if started else next(self.plan)
+        while not ask.indices:
+            ask = self.plan.send([])
+        return ask
 
 
 def run_plans(
@@ -105,6 +117,7 @@ class _Scheduler(Generic[T]):
         self._stream = stream
         self._queue: deque[Request] = deque()
         self._waiting_for: dict[str, _Live[T]] = {}
+        self._answered: deque[_Live[T]] = deque()
         self._done: deque[T] = deque()
         self._exhausted = False
 
@@ -136,36 +149,41 @@ class _Scheduler(Generic[T]):
         ]
         self._journal.add_samples(samples)
         self._grade(samples)
+        self._advance()
 
     def collect(self, *, wait: bool) -> None:
         """Stores the verdicts that were reached and advances the plans whose last one has come."""
-        verdicts = self._graders.collect(wait=wait)
-        if verdicts:
-            self._journal.add_verdicts((key, self._waiting_for[key].grader, verdict) for key, verdict in verdicts)
-            for key, verdict in verdicts:
-                self._settle(key, verdict)
+        self._store_verdicts(self._graders.collect(wait=wait))
+        self._advance()
 
     def _start_next(self) -> None:
         plan = next(self._plans, None)
         if plan is None:
             self._exhausted = True
         else:
-            self._advance(_Live(plan), None)
+            self._answered.append(_Live(plan))
+            self._advance()
 
-    def _advance(self, live: _Live[T], attempts: list[Attempt] | None) -> None:
-        """Runs a plan until it waits for something that is not stored yet, or ends."""
-        try:
-            ask = next(live.plan) if attempts is None else live.plan.send(attempts)
-            while not ask.indices:
-                ask = live.plan.send([])
-        except StopIteration as end:
-            self._done.append(end.value)
-            return
+    def _advance(self) -> None:
+        """Runs the plans that have what they asked for until each waits for something not stored yet, or ends.
+
+        What is stored may answer a plan's next ask at once: it then runs again from here, not from within itself.
+        """
+        while self._answered:
+            live = self._answered.popleft()
+            try:
+                ask = live.next_ask()
+            except StopIteration as end:
+                self._done.append(end.value)
+            else:
+                self._ask(live, ask)
+
+    def _ask(self, live: _Live[T], ask: Ask) -> None:
         requests = [self._stream.request(ask, index) for index in ask.indices]
         live.requests = {request.key: request for request in requests}
-        live.samples, live.attempts, live.gold = {}, {}, ask.problem.answer
-        # A verdict is on a response against a gold: where the gold is corrected, the old one does not count.
-        live.grader = f"{self._graders.name}#{digest(live.gold)[:12]}"
+        live.samples, live.attempts = {}, {}
+        live.question, live.gold = ask.problem.problem, ask.problem.answer
+        live.grader = graded_by(self._graders.name, live.gold)
         self._waiting_for.update(dict.fromkeys(live.requests, live))
         stored = self._journal.samples(list(live.requests))
         verdicts = self._journal.verdicts(list(stored), live.grader)
@@ -176,16 +194,28 @@ class _Scheduler(Generic[T]):
             self._settle(key, verdict)
 
     def _grade(self, samples: list[Sample]) -> None:
+        """Hands samples to the graders, but for those that did not end by themselves."""
+        ungraded = []
         for sample in samples:
             live = self._waiting_for[sample.key]
             live.samples[sample.key] = sample
-            self._graders.submit(sample.key, sample.completion.text, live.gold)
+            if reason := UNGRADED.get(sample.completion.stop):
+                ungraded.append((sample.key, Verdict("wrong", None, reason)))
+            else:
+                self._graders.submit(sample.key, Case(live.question, sample.completion.text, live.gold))
+        self._store_verdicts(ungraded)
+
+    def _store_verdicts(self, verdicts: list[tuple[str, Verdict]]) -> None:
+        if verdicts:
+            self._journal.add_verdicts((key, self._waiting_for[key].grader, verdict) for key, verdict in verdicts)
+            for key, verdict in verdicts:
+                self._settle(key, verdict)
 
     def _settle(self, key: str, verdict: Verdict) -> None:
         live = self._waiting_for.pop(key)
         live.attempts[key] = Attempt(live.samples[key], verdict)
         if live.answered:
-            self._advance(live, [live.attempts[key] for key in live.requests])
+            self._answered.append(live)
 
 
 def _clean(completion: Completion) -> Completion:

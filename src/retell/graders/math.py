@@ -1,65 +1,147 @@
-"""Mathematical equality by math-verify, with a shortcut for what needs no algebra."""
+"""The default grader: the one answer a response commits to, compared by kind, by value and last by algebra."""
 
 import re
+from fractions import Fraction
+from functools import lru_cache
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from retell.answers import extract_answer
+from retell.graders.base import Case
 from retell.records import Verdict
 
-_INTEGER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)", re.ASCII)
-_LONGEST = 2000
-_RULES = 1
+if TYPE_CHECKING:
+    from retell.graders.forms import Form
+
+_RULES = 2
 """Version of this project's own rules of extraction and comparison."""
+_LITERAL = re.compile(
+    r"\\?\$?(?P<sign>[+-]?)(?:(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<fraction>\.\d*)?|\.(?P<bare>\d+))"
+    r"|(?P<minus>-?)\\[dt]?frac\{(?P<above>-?\d+)\}\{(?P<below>\d+)\}|(?P<over>[+-]?\d+)/(?P<under>\d+)",
+    re.ASCII,
+)
+_LONGEST_LITERAL = 2000
+_LONGEST = 100_000
 
 
 class MathGrader:
-    """The default grader: the answer is the last box, or what an explicit marker names; equality is mathematical."""
+    """Mathematical equality of the extracted answer and the gold."""
 
     name = f"retell-{_RULES}/math-verify-{version('math-verify')}/latex2sympy2-{version('latex2sympy2_extended')}"
+    spec = "math"
+    seconds = 0.7
 
-    def extract(self, response: str) -> str | None:
-        """See `retell.answers.extract_answer`."""
-        return extract_answer(response)
-
-    def glance(self, answer: str | None, gold: str) -> Verdict | None:
-        """Decides missing answers, equal texts and two integers."""
+    def prepare(self, case: Case) -> Verdict | Case:
+        """Decides missing answers, equal texts and rational literals."""
+        answer, gold = extract_answer(case.response), case.gold
         if answer is None:
             return Verdict("wrong", None, "no answer")
         if answer == gold:
             return Verdict("correct", answer, "same text")
-        mine, theirs = _integer(answer), _integer(gold)
-        if mine is not None and theirs is not None:
-            return Verdict("correct" if mine == theirs else "wrong", answer, "integers")
+        if len(answer) <= _LONGEST_LITERAL:
+            mine, theirs = rational(answer), rational(gold)
+            if mine is not None and mine == theirs:
+                return Verdict("correct", answer, "same number")
+            # A decimal gold may be a rounding, which the comparison by kinds decides.
+            if mine is not None and theirs is not None and theirs.denominator == 1:
+                return Verdict("wrong", answer, "another number")
         if max(len(answer), len(gold)) > _LONGEST:
-            return Verdict("undecided", answer, f"longer than {_LONGEST} characters")
-        return None
+            return Verdict("undecided", answer[:_LONGEST], f"longer than {_LONGEST} characters")
+        return Case("", answer, gold)
 
-    def judge(self, answer: str, gold: str) -> Verdict:
-        """Parses both sides and compares them; the time limit is the caller's."""
-        import math_verify
+    def load(self) -> None:
+        """Imports the algebra, and lets it fill its tables."""
+        self.judge(Case("", "x + x", "2x"))
+        _algebra("\\sum_{k=1}^{3} k", "6")
 
-        wanted = _parse(gold)
-        if not wanted:
-            return Verdict("undecided", answer, f"the gold {gold!r} cannot be read")
-        found = _parse(answer)
-        if not found:
-            return Verdict("wrong", answer, "cannot be read")
-        equal = math_verify.verify(wanted, found, timeout_seconds=None)
-        return Verdict("correct" if equal else "wrong", answer, "algebra")
+    def judge(self, case: Case) -> Verdict:
+        """Reads both sides and compares them; the time limit is the caller's."""
+        from retell.graders.equality import Equality
+        from retell.graders.latex import Unreadable, Unsupported
+        from retell.graders.reading import read
+        from retell.graders.values import Doubtful
+
+        answer, gold = case.response, case.gold
+        try:
+            wanted = _read(gold)
+        except (Unreadable, Unsupported, RecursionError) as error:
+            return _beyond(answer, gold, error, "the gold cannot be read")
+        try:
+            found = read(answer)
+        except Unreadable as error:
+            return Verdict("wrong", answer, f"cannot be read: {error}")
+        except (Unsupported, RecursionError):
+            return _decided(answer, _algebra(gold, answer), "algebra")
+        asked = False
+
+        def algebra(one: str, other: str) -> bool | None:
+            nonlocal asked
+            asked = True
+            return _algebra(one, other)
+
+        try:
+            equal = Equality(algebra).of(wanted, found)
+        except Doubtful:
+            equal = None
+        return _decided(answer, equal, "algebra" if asked else "values")
 
 
-def _parse(text: str) -> list[object]:
-    import math_verify
-
-    boxed = f"\\boxed{{{text}}}"
-    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
-    return math_verify.parse(boxed, targets, parsing_timeout=None)  # type: ignore[no-any-return]
-
-
-def _integer(text: str) -> str | None:
-    """Canonical digits of a plain integer; compared as text, since a number may be of any length."""
-    match = _INTEGER.fullmatch(text)
+def rational(text: str) -> Fraction | None:
+    """The value of a plain number or fraction, perhaps with thousands separators; None for anything else."""
+    match = _LITERAL.fullmatch(text.strip().strip("$"))
     if not match:
         return None
-    digits = match[2].replace(",", "").lstrip("0")
-    return ("-" if match[1] == "-" else "") + digits if digits else "0"
+    if match["whole"] or match["bare"]:
+        whole, places = (match["whole"] or "0").replace(",", ""), match["fraction"] or "." + (match["bare"] or "")
+        value = Fraction(int(whole or 0))
+        if len(places) > 1:
+            value += Fraction(int(places[1:]), 10 ** (len(places) - 1))
+        return -value if match["sign"] == "-" else value
+    above, below = int(match["above"] or match["over"]), int(match["below"] or match["under"])
+    if not below:
+        return None
+    return Fraction(-above if match["minus"] else above, below)
+
+
+@lru_cache(maxsize=4096)
+def _read(gold: str) -> "tuple[Form, ...]":
+    from retell.graders.reading import read
+
+    return read(gold)
+
+
+def _beyond(answer: str, gold: str, error: Exception, reason: str) -> Verdict:
+    """The verdict where the gold is beyond the reader: only the same text is surely right."""
+    from retell.graders.latex import Unreadable
+    from retell.graders.reading import spelled
+
+    try:
+        if spelled(answer) == spelled(gold):
+            return Verdict("correct", answer, "same text")
+    except (Unreadable, RecursionError):
+        pass
+    return Verdict("undecided", answer, f"{reason}: {error}")
+
+
+def _decided(answer: str, equal: bool | None, how: str) -> Verdict:
+    if equal is None:
+        return Verdict("undecided", answer, "neither values nor the algebra tell")
+    return Verdict("correct" if equal else "wrong", answer, how)
+
+
+def _algebra(gold: str, answer: str) -> bool | None:
+    """Whether math-verify holds two expressions for equal; None where it cannot read one of them."""
+    import math_verify
+
+    wanted, found = _parsed(gold), _parsed(answer)
+    if not wanted or not found:
+        return None
+    return bool(math_verify.verify(list(wanted), list(found), timeout_seconds=None))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> tuple[object, ...]:
+    import math_verify
+
+    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
+    return tuple(math_verify.parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None))
