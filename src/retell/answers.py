@@ -5,15 +5,25 @@ from collections import deque
 
 _OPEN = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
+_BARE = re.compile(r"\\boxed(?:\s+|(?=[\\\d]))(\\[a-zA-Z]+(?:\{[^{}]{0,200}\}){0,2}|[^\s{}$\\]+)")
 _THINK = re.compile(r"<(/?)think(?:ing)?>")
 _LAST_LINE = re.compile(r"(?:####|A(?:nswer)?:)[^\S\n]*([^\n]*\S)[^\S\n]*")
 _SAID = re.compile(
-    r"(?:\banswer\s{1,4}is\b[*_]{0,2}:?|^[^\S\n]{0,4}[*_#]{0,4}[^\S\n]?(?:final[^\S\n])?answer[*_]{0,2}:)"
-    r"[*_]{0,2}\s{1,4}(?=\S)",
+    r"(?:\b(?:answer|option|choice)\s{1,4}(?:is|must\sbe|should\sbe|=)[*_]{0,2}:?"
+    r"|^[^\S\n]{0,4}[*_#]{0,6}[^\S\n]?(?:the\s)?(?:final[^\S\n])?answer[*_]{0,3}:"
+    r"|^[^\S\n]{0,4}[*_#]{1,6}[^\S\n]?(?:final[^\S\n])?answer[*_]{0,3}$)"
+    r"[*_]{0,3}\s{1,4}(?=\S)",
     re.IGNORECASE | re.MULTILINE,
 )
-_SENTENCE = re.compile(r"[.!?](?=\s|$)")
+"""What calls the text after it the answer; in a heading it need not say so."""
+_UNMEANT = re.compile(
+    r"\b(?:not|suppos\w+|assum\w+|if|whether|wrong|doubt|mistake|claims?|says?|some|true|true\sthat)\b|n't\b",
+    re.IGNORECASE,
+)
+"""Before the answer in its sentence: it is not what the response holds for it."""
+_LAST = 20
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|,?\s\(?(?:because|since)\s|,\s(?:not|as)\s")
+_DISPLAY = re.compile(r"(?:\$\$|\\\[)\s{0,4}([^\n]*)")
 
 
 def last_boxed(text: str) -> str | None:
@@ -54,8 +64,20 @@ def extract_answer(text: str) -> str | None:
     marked = _LAST_LINE.fullmatch(text.rstrip().rsplit("\n", 1)[-1].strip())
     if marked:
         return _trimmed(marked[1])
-    said = _last(_SAID, text)
-    return _trimmed(_SENTENCE.split(text[said.end() :].partition("\n")[0], maxsplit=1)[0]) if said else None
+    return _said(text)
+
+
+def _said(text: str) -> str | None:
+    """The sentence after the last "answer is" that is meant."""
+    for said in reversed(list(_SAID.finditer(text))[-_LAST:]):
+        before = re.split(r"[.!?;,\n]", text[max(0, said.start() - 100) : said.start()])[-1]
+        after = text[said.end() :]
+        display = _DISPLAY.match(after)
+        line = display[1] if display else after.partition("\n")[0]
+        end = _SENTENCE.search(line)
+        if not _UNMEANT.search(before) and not (end and end[0] == "?"):
+            return _trimmed(line[: end.start()] if end else line)
+    return None
 
 
 def _after_thinking(text: str) -> str:
@@ -72,7 +94,7 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _trimmed(text: str) -> str | None:
     """Without the Markdown around it and the full stop after it."""
-    return text.strip().strip("*_`").strip().rstrip(".").rstrip() or None
+    return text.strip().strip('*_`"“”').strip().rstrip(".").rstrip() or None
 
 
 def gold_of_solution(solution: str) -> str | None:

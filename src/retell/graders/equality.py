@@ -45,8 +45,8 @@ class Equality:
 
     def of(self, gold: Sequence[Form], answer: Sequence[Form]) -> bool | None:
         """Whether some reading of the gold equals some reading of the answer."""
-        if all(any(isinstance(form, Clock) for form in side) for side in (gold, answer)):
-            gold, answer = ([form for form in side if isinstance(form, Clock)] for side in (gold, answer))
+        if any(isinstance(form, Clock) for form in (*gold, *answer)):  # 4:60 is no other way to say 2:30
+            gold, answer = ([form for form in side if not isinstance(form, Ratio)] for side in (gold, answer))
         return _any(self._same(one, other) for one in gold for other in answer)
 
     def _same(self, gold: Form, answer: Form) -> bool | None:
@@ -106,6 +106,8 @@ class Equality:
                 factor = answer.unit.size / gold.unit.size
             elif not (gold.unit.counted and answer.unit.counted and same_thing(gold.unit, answer.unit)):
                 return False
+        elif answer.unit and answer.unit.odd:
+            return False
         if gold.expression is None or answer.expression is None:
             if gold.percent != answer.percent or factor != 1:
                 return None
@@ -230,7 +232,9 @@ class Equality:
 
     def _consistent(self, relation: Relation) -> bool | None:
         """Whether the members of a chain of equations are equal, but for the name they are given."""
-        *values, last = relation.members[1:] if relation.name else relation.members
+        first = relation.members[0]
+        named = relation.name or (len(relation.members) > 2 and isinstance(first, Scalar) and _has_symbols(first))
+        *values, last = relation.members[1:] if named else relation.members
         return _all(self._same(last, value) for value in values)
 
     def _relations(self, gold: Relation, answer: Relation) -> bool | None:
@@ -366,6 +370,10 @@ def _fraction(over: Form, under: Form) -> Scalar:
         text = f"\\frac{{{over.text}}}{{{under.text}}}"
         return Scalar(Expression(Call("div", (over.expression.node, under.expression.node)), text), text)
     return Scalar(None, "")
+
+
+def _has_symbols(scalar: Scalar) -> bool:
+    return scalar.expression is not None and bool(scalar.expression.symbols)
 
 
 def _is_money(scalar: Scalar) -> bool:

@@ -70,16 +70,18 @@ _UNICODE = {
     "⅕": "\\frac{1}{5}", "⅖": "\\frac{2}{5}", "⅗": "\\frac{3}{5}", "⅘": "\\frac{4}{5}", "⅙": "\\frac{1}{6}",
     "⅚": "\\frac{5}{6}", "⅛": "\\frac{1}{8}", "⅜": "\\frac{3}{8}", "⅝": "\\frac{5}{8}", "⅞": "\\frac{7}{8}",
     "∖": "\\backslash ", "∧": "\\land ", "∨": "\\lor ", "“": "", "”": "", '"': "", "∠": "\\angle ", "∂": "\\partial ",
-    "△": "\\triangle ", "→": "\\to ", "¥": "¥", "％": "%", "ℏ": "\\hbar ",
+    "△": "\\triangle ", "→": "\\to ", "％": "%", "ℏ": "\\hbar ",
 }  # fmt: skip
 _DROPPED = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
 _SPACE = re.compile(r"(?:\s|\\[,;:!> ]|~|\\hspace\*?\{[^{}]{0,20}\})+")
-_SEPARATOR = re.compile(r"(?:,\\!\s*|,\\,|\{,\}|\\,|\\!|\\;|\\:|\\ |~|(?<=\d) (?=\d))\s*")
+_SEPARATOR = re.compile(r"(?:,\\!\s*|\\!,(?:\\!)?|,\\,|\{,\}|\\,|\\!|\\;|\\:|\\ |~|(?<=\d) (?=\d))\s*")
 _GROUP = re.compile(r"\d{3}(?![\d])")
 _NUMBER = re.compile(r"\d+\.\d+|\.\d+|\d+\.(?![\w.])|\d+")
 _FRACTION = re.compile(r"\.\d+")
 _EXPONENT = re.compile(r"[eE][+-]?\d{1,4}(?![\w^]|\.\d)")
 _REPETEND = re.compile(r"\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\)|(?:\\[lc]?dots|\.\.\.)")
+_JOINED = re.compile(r"(?<![\w-])(and|or)(?![\w-])", re.IGNORECASE)
+_ROW_GAP = re.compile(r"\s*\[-?[\d.]+\s*(?:pt|em|ex|mm|cm)\]")
 _RUN = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\(?:([A-Za-z]+)\*?|(.))", re.DOTALL)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -106,7 +108,7 @@ def _spelled(text: str) -> str:
         text = _SUPERSCRIPTS.sub(lambda match: "^{" + match[0].translate(_PLAIN) + "}", text)
         text = _SUBSCRIPTS.sub(lambda match: "_{" + match[0].translate(_PLAIN) + "}", text)
         text = "".join(map(_ascii, text))
-    return _MODULE.sub("", _DEGREE.sub("°", text.replace("**", "^").replace("\\$", "\\dollar ")))
+    return _MODULE.sub("", _DEGREE.sub("°", text.replace("**", "^").replace("\\$", "\\dollar ").replace("{:}", ":")))
 
 
 def _ascii(character: str) -> str:
@@ -171,7 +173,7 @@ class _Tokenizer:
                 self._letters()
             elif character == "$":
                 self._place, self._space = self._place + 1, True
-            elif character in "+-*/^_()[]{},;:=<>!|&'%°.€£¥?":
+            elif character in "+-*/^_()[]{},;:=<>!|&'%°.€£¥¢?":
                 self._place += 1
                 self._two_marks(character)
             else:
@@ -277,7 +279,11 @@ class _Tokenizer:
             self._add("mark", "$" if name == "dollar" else name)
         elif match[2]:
             self._add("name", name)
-        elif name in ("sp", "space"):
+            gap = _ROW_GAP.match(self._text, self._place) if name == "\\" else None
+            self._place = gap.end() if gap else self._place
+        elif name in ("color", "textcolor"):
+            self._braced()
+        elif name in ("sp", "space", "checkmark"):
             self._space = True
         else:
             self._add("name", _LETTERS.get(name, name))
@@ -287,11 +293,16 @@ class _Tokenizer:
         stripped = content.strip().strip("~").strip()
         if stripped in FUNCTIONS:
             self._add("name", stripped)
+        elif stripped in (":", ",", ";", "="):
+            self._add("mark", stripped)
         elif "$" in stripped or "\\" in stripped.replace("\\ ", " ").replace("\\,", " "):
             self._tokens += tokenize(stripped, self._depth + 1)
         elif stripped:
             self._space = self._space or content[0].isspace()
-            self._add("text", " ".join(stripped.replace("\\ ", " ").replace("\\,", " ").replace("~", " ").split()))
+            words = " ".join(stripped.replace("\\ ", " ").replace("\\,", " ").replace("~", " ").split())
+            for part in _JOINED.split(words):  # 5 or more is no 5
+                if part.strip(" ,"):
+                    self._add("text", part.strip())
 
     def _braced(self) -> str:
         """The group that follows, without its braces; or the one character."""

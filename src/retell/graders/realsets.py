@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
+from retell.graders.expressions import Call, Node, Number, Symbol
 from retell.graders.forms import Form, Group, Numbers, Operation, Relation, Scalar, infinite, variable
-from retell.graders.values import approximate
+from retell.graders.values import Expression, approximate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ def real_set(form: Form) -> RealSet | None:
 
 
 def _real_group(group: Group) -> RealSet | None:
+    if not group.opening and all(isinstance(item, Relation) for item in group.items):
+        # x in R, x != 0 holds together; x < -1, x > 1 could not, and lists two cases.
+        both = _real_operation(Operation("and", group.items))
+        return both if both is None or both[1] else _real_operation(Operation("or", group.items))
     ends = [_end(item) for item in group.items]
     known = [end for end in ends if end]
     if len(known) < len(ends) or not group.opening or group.opening == "<":
@@ -68,6 +74,9 @@ def _end(form: Form) -> End | None:
 
 def _real_relation(relation: Relation) -> RealSet | None:
     """``x > 3``, ``2 < x <= 5``, ``x in S``, ``x != 0``."""
+    distance = _real_distance(relation)
+    if distance:
+        return distance
     names = [variable(member) for member in relation.members]
     if relation.operators == ("in",) and names[0]:
         found = real_set(relation.members[1])
@@ -86,6 +95,44 @@ def _real_relation(relation: Relation) -> RealSet | None:
         turned = operator if place == places[0] else operator.translate(str.maketrans("<>", "><"))
         pieces = _common(pieces, _half_line(turned, end))
     return names[places[0]], pieces
+
+
+def _real_distance(relation: Relation) -> RealSet | None:
+    """``|x - a| < r`` and its like."""
+    if len(relation.members) != 2 or relation.operators[0] not in ("<", "<=", ">", ">="):
+        return None
+    left, right = relation.members
+    operator = relation.operators[0]
+    if isinstance(_node(right), Call):
+        left, right, operator = right, left, operator.translate(str.maketrans("<>", "><"))
+    inside, radius = _node(left), _end(right)
+    if not isinstance(inside, Call) or inside.name != "abs" or radius is None or not 0 < radius.at < math.inf:
+        return None
+    match inside.arguments[0]:
+        case Symbol(name):
+            centre: Node = Number(Fraction(0), "0")
+        case Call("add", (Symbol(name), Call("neg", (Number() as centre,)))):
+            pass
+        case Call("add", (Symbol(name), Number() as shift)):
+            centre = Call("neg", (shift,))
+        case _:
+            return None
+    reach = _node(right)
+    assert reach is not None
+    ends = [_end_at(Call("add", (centre, far))) for far in (Call("neg", (reach,)), reach)]
+    closed = operator.endswith("=")
+    inner = [Piece(ends[0], closed, ends[1], closed)]
+    outer = [Piece(ends[0], not closed, ends[1], not closed)]
+    return name, inner if operator[0] == "<" else _complement(outer)
+
+
+def _node(form: Form) -> Node | None:
+    return form.expression.node if isinstance(form, Scalar) and form.expression else None
+
+
+def _end_at(node: Node) -> End:
+    expression = Expression(node, repr(node))
+    return End(approximate(expression) or 0.0, Scalar(expression, expression.text))
 
 
 def _half_line(operator: str, end: End) -> list[Piece]:

@@ -97,6 +97,7 @@ def _inside(node: Node) -> tuple[frozenset[str], set[str]]:
 _MP: Any = mpmath.MPContext()
 _MP.dps = 50
 _POINTS = 4
+_SIGNS: tuple[Points, Points] = ("positive", "signed")
 _BITS = 1 << 16
 """Largest exact number."""
 _LARGEST_LOG = 10**8
@@ -127,17 +128,25 @@ def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | Non
             raise Doubtful
         return verdict
     kinds: tuple[Points, ...] = ("integer",) if one.whole or other.whole else ("positive", "signed")
-    verdicts = []
+    agreed = 0
     for points in kinds:
-        agreed = 0
         for index in range(_POINTS):
+            if points == "signed" and _leaves_the_reals(one, other, index):
+                continue  # such as the logarithm of a negative number: there is nothing to compare
             agree = _agree_at(one, other, points, index, common_log)
             if agree is False:
-                # Roots and logarithms of negative numbers depend on the branch: that is for the algebra.
-                return False if points != "signed" or (_polynomial(one) and _polynomial(other)) else None
+                return False
             agreed += agree is True
-        verdicts.append(agreed >= 2)
-    return True if all(verdicts) else None
+    return True if agreed >= 2 else None
+
+
+def _leaves_the_reals(one: Expression, other: Expression, index: int) -> bool:
+    """Whether what is real at a positive point is not at a signed one."""
+    for expression in (one, other):
+        values = [expression.value(points, index) for points in _SIGNS]
+        if values[1] and isinstance(values[1][0], _MP.mpc) and values[0] and not isinstance(values[0][0], _MP.mpc):
+            return True
+    return False
 
 
 def _agree_at(one: Expression, other: Expression, points: Points, index: int, common_log: bool) -> bool | None:
@@ -150,11 +159,6 @@ def _agree_at(one: Expression, other: Expression, points: Points, index: int, co
         if verdict is not None or None in values:
             break
     return verdict
-
-
-def _polynomial(expression: Expression) -> bool:
-    found = expression.value("signed", 0)
-    return found is not None and isinstance(found[0], Fraction)
 
 
 def ratio_is_constant(one: Expression, other: Expression) -> bool | None:

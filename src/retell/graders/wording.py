@@ -1,0 +1,124 @@
+"""Answers in words and in figures that are no mathematics: times, dates, numbers in a base, words."""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from retell.graders.expressions import Number
+from retell.graders.forms import Based, Clock, Form, Numbers, Scalar, Words
+from retell.graders.latex import Token, Unreadable
+from retell.graders.units import unit_of
+from retell.graders.values import Expression
+
+_ARTICLES = frozenset("the a an".split())
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+)
+_ONES = {word: value for value, word in enumerate((_UNITS + "eighteen nineteen").split())}
+_TENS = {
+    word: 10 * value for value, word in enumerate("- - twenty thirty forty fifty sixty seventy eighty ninety".split())
+}
+_SHARES = {
+    "half": 2,
+    "halve": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "eighth": 8,
+    "tenth": 10,
+}
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_MONTHS = {
+    month[:3]: month
+    for month in "january february march april may june july august september october november december".split()
+}
+_EMPTY = frozenset("none|no solution|no solutions|no real solution|no real solutions|empty set|empty|∅".split("|"))
+_REALS = frozenset("all real numbers|all reals|real numbers|all real|reals".split("|"))
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?(?: ?([ap])\.? ?m\.?)?(?: o'?clock)?", re.I)
+_HOUR = re.compile(r"(\d{1,2}) ?([ap])\.? ?m\.?", re.I)
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+_BASED = re.compile(
+    r"\(?([0-9A-Za-z]+)\)?(?:_\{?(?:\(?(\d{1,2})\)?|(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen))\}?"
+    r"| ?\(?base (\d{1,2})\)?)"
+)
+_WORD = re.compile(r"[a-z]+|-?\d+(?:\.\d+)?")
+
+
+def figures(plain: str) -> list[Form]:
+    """Readings by their looks alone: a time of day, digits in a base."""
+    found: list[Form] = []
+    clock = _CLOCK.fullmatch(plain)
+    hour = None if clock else _HOUR.fullmatch(plain)
+    if clock and int(clock[2]) < 60:
+        half = f"{clock[4].lower()}m" if clock[4] else ""
+        found.append(Clock(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3] or 0), half))
+    elif hour:
+        found.append(Clock(int(hour[1]) * 3600, f"{hour[2].lower()}m"))
+    based = _BASED.fullmatch(plain)
+    if based:
+        base = int(based[2] or based[4] or 0) or _ONES[based[3]]
+        if base >= 2 and all(int(digit, 36) < base for digit in based[1]):
+            found.append(Based(based[1].upper().lstrip("0") or "0", base))
+    return found
+
+
+def words_of(tokens: Sequence[Token], plain: str) -> Form | None:
+    """An answer in words, if it is one: letters, digits and hyphens only, with a word or a text among them."""
+    if not any(token.kind in ("word", "text") for token in tokens):
+        return None
+    if any(token.kind == "name" or (token.kind == "mark" and token.text not in ",.-'():&%/!?") for token in tokens):
+        return None
+    lowered = _ORDINAL.sub(r"\1", plain.lower())
+    words = tuple(word for word in _WORD.findall(lowered) if word not in _ARTICLES)
+    joined = " ".join(words)
+    if joined in _EMPTY:
+        return Numbers("empty")
+    if joined in _REALS:
+        return Numbers("R")
+    counted = _counted(words)
+    if counted:
+        return counted
+    months = [word for word in words if word[:3] in _MONTHS and word in (word[:3], _MONTHS[word[:3]])]
+    if months and any(word.isdecimal() for word in words):
+        return Words(tuple(sorted(word[:3] if word in months else word for word in words if word != "of")))
+    return Words(words) if words else None
+
+
+def dated(form: Form) -> bool:
+    """Whether it is a date: a month with a number."""
+    return isinstance(form, Words) and any(word in _MONTHS for word in form.words)
+
+
+def _counted(words: tuple[str, ...]) -> Scalar | None:
+    """A number in words, perhaps with what is counted: ``four``, ``two thirds``, ``twenty five apples``."""
+    for end in range(len(words), 0, -1):
+        value = _number_of(words[:end])
+        if value is not None:
+            text = str(value)
+            try:
+                unit = unit_of(" ".join(words[end:]))
+            except Unreadable:
+                return None
+            return Scalar(Expression(Number(value, text), text), text, unit)
+    return None
+
+
+def _number_of(words: tuple[str, ...]) -> Fraction | None:
+    """The number that words say: ``one hundred and twenty five``, ``three quarters``."""
+    share = _SHARES.get(words[-1].removesuffix("s")) or _SHARES.get(words[-1])
+    if share:
+        parts = _number_of(words[:-1]) if words[:-1] else Fraction(1)
+        return None if parts is None else parts / share
+    total = current = 0
+    for word in words:
+        if word in _ONES or word in _TENS:
+            current += _ONES.get(word, 0) + _TENS.get(word, 0)
+        elif word == "hundred":
+            current = (current or 1) * 100
+        elif word in _SCALES:
+            total, current = total + (current or 1) * _SCALES[word], 0
+        elif word != "and" or word in (words[0], words[-1]):
+            return None
+    return Fraction(total + current)
