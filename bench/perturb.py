@@ -235,7 +235,7 @@ def _is_word(text: str) -> bool:
 def _from_problem(row: Row, text: str) -> Iterator[Variant]:
     """A number with the unit that the question asks for."""
     question = re.split(r"(?<=[.!?])\s+", row.problem.strip())[-1]
-    if match := re.search(r"[Hh]ow many ([a-z]+s)\b(?! of\b)", question):
+    if match := re.search(r"[Hh]ow many (?!does|is|was|has)([a-z]+s)\b(?! of\b)", question):
         yield f"{text}\\text{{ {match[1]}}}", "unit"
         yield f"{text} {match[1]}", "unit_bare"
         yield f"\\text{{{text} {match[1]}}}", "unit_inside_text"

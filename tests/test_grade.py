@@ -284,7 +284,10 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(place: Path, capsys:
     assert other["grader"] == QwenGrader.name
     assert "nothing to do" not in err
     out.write_text("mine", encoding="utf-8")
-    assert again("qwen")[0]["rows"] == len(read(out)) == 3
+    status, _, err = command(capsys, data, "--out", out, "--grader", "qwen")
+    assert (status, out.read_text(encoding="utf-8")) == (2, "mine")  # what is not ours is not replaced
+    assert "choose another --out" in err
+    out.unlink()
     write(data, [GOOD] * 4)
     assert again("qwen")[0]["rows"] == len(read(out)) == 4
 

@@ -21,7 +21,8 @@ _UNMEANT = re.compile(
     re.IGNORECASE,
 )
 """Before the answer in its sentence: it is not what the response holds for it."""
-_LAST = 20
+_MOST_SAID = 20
+"""How many claims are looked at, from the last one back."""
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|,?\s\(?(?:because|since)\s|,\s(?:not|as)\s")
 _DISPLAY = re.compile(r"(?:\$\$|\\\[)\s{0,4}([^\n]*)")
 
@@ -69,7 +70,7 @@ def extract_answer(text: str) -> str | None:
 
 def _said(text: str) -> str | None:
     """The sentence after the last "answer is" that is meant."""
-    for said in reversed(list(_SAID.finditer(text))[-_LAST:]):
+    for said in reversed(deque(_SAID.finditer(text), maxlen=_MOST_SAID)):
         before = re.split(r"[.!?;,\n]", text[max(0, said.start() - 100) : said.start()])[-1]
         after = text[said.end() :]
         display = _DISPLAY.match(after)

@@ -140,6 +140,8 @@ class _Output:
     def __init__(self, source: Path, out: Path) -> None:
         if not is_text(str(out)):
             raise RecipeError(f"the name {str(out)!r} is no valid UTF-8: choose another --out")
+        if os.path.isdir(out):
+            raise RecipeError(f"--out {out} is a folder: name a file in it")
         self._out = out
         self._target = Path(os.path.realpath(out))
         self._part = self._target.with_name(f".{self._target.name}.part")
@@ -186,9 +188,13 @@ class _Output:
         """Counts the lines that an earlier start wrote, and cuts off what follows the last whole one."""
         tally, good = _Tally(), 0
         record = self._read_record()
+        if self._target.exists() and file_digest(self._target) != record.get("output"):
+            raise RecipeError(f"{self._out} is there and is not what retell wrote: choose another --out, or remove it")
         if {name: record.get(name) for name in identity} == identity:
             with self._part.open("rb") as lines:
                 for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
                     try:
                         tally.add(json.loads(line))
                     except (ValueError, KeyError, TypeError):
@@ -200,7 +206,8 @@ class _Output:
             )
         with self._storing():
             os.ftruncate(self._rows, good)
-            self._write_record(identity)
+            # What stands at --out until the end is still an output of ours.
+            self._write_record({**identity, **({"output": record["output"]} if "output" in record else {})})
         return tally
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -224,9 +231,9 @@ class _Output:
         return record if isinstance(record, dict) else {}
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
-        os.ftruncate(self._lock, 0)
-        os.lseek(self._lock, 0, os.SEEK_SET)
-        _write(self._lock, json.dumps(record).encode())
+        data = json.dumps(record).encode()
+        os.pwrite(self._lock, data, 0)  # in one piece, before what was longer is cut off
+        os.ftruncate(self._lock, len(data))
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 import random
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -98,6 +99,8 @@ SAME = [
     ("(\\frac12,\\sqrt8)", "(0.5,2\\sqrt2)"),
     ("\\mathbb{R}", "(-\\infty,\\infty)"),
     ("x+y<1", "2x+2y<2"),
+    ("a<b<c", "a < b < c"),
+    ("a<b<c", "c>b>a"),
     ("x+y<1", "1>x+y"),
     ("x+y<1", "-x-y>-1"),
     # equations
@@ -156,6 +159,10 @@ OTHER = [
     # words and numbers
     ("\\text{five six}", "11"),
     ("\\text{two and three}", "5"),
+    ("\\text{twenty thirty}", "50"),
+    ("\\text{hundred hundred}", "10000"),
+    ("\\begin{cases} 1 & x>0 \\\\ 2 & x<0 \\end{cases}", "\\begin{cases} 1 & x<0 \\\\ 2 & x>0 \\end{cases}"),
+    ("\\begin{cases} 1 & x>0 \\\\ 2 & x<0 \\end{cases}", "\\begin{cases} 3 & x>0 \\\\ 4 & x<0 \\end{cases}"),
     ("one, two", "3"),
     ("3 million", "3"),
     ("3\\text{ thousand}", "3"),
@@ -204,6 +211,10 @@ OTHER = [
     ("\\pm 5", "5"),
     ("1+\\sqrt2", "1\\pm\\sqrt2"),
     ("\\{0\\}", "\\emptyset"),
+    ("\\{1,\\sqrt2\\}", "\\{1,\\sqrt2,\\pi\\}"),
+    ("\\{x,y\\}", "\\{x,y,z\\}"),
+    ("1,\\sqrt2", "1,\\sqrt2,\\pi"),
+    ("x,x,y", "x,y,y"),
     ("0", "\\emptyset"),
     ("x=1, y=2", "x=2, y=1"),
     ("(1,2),(3,4)", "(2,1),(3,4)"),
@@ -218,6 +229,10 @@ OTHER = [
     ("1<x<2", "1<x"),
     ("x+y<1", "-x-y<-1"),
     ("x+y<1", "x+y\\le 1"),
+    ("a<b<c", "a<c<b"),
+    ("a<b<c", "a<b"),
+    ("2:30", "1:15"),
+    ("I(0)", "0"),
     ("x\\ne 5", "5"),
     ("[2,1]", "[1,2]"),
     ("(0,10^{50}+1)", "(0,10^{50})"),
@@ -247,6 +262,8 @@ OTHER = [
     ("3:30", "3:03"),
     ("3:30\\text{ am}", "3:30\\text{ pm}"),
     ("3:30", "15:30"),
+    ("3:30\\text{ pm}", "4:30"),
+    ("3:30\\text{ pm}", "3:31\\text{ pm}"),
     ("12:15\\text{ am}", "12:15\\text{ pm}"),
     ("101_2", "101_3"),
     ("101_2", "101"),
@@ -266,10 +283,8 @@ OTHER = [
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_another_answer_either_way_round(one: str, other: str) -> None:
-    try:
+    with suppress(Unreadable, Unsupported):  # what cannot be read is wrong, too
         assert both_ways(one, other) is False
-    except (Unreadable, Unsupported):
-        pass  # what cannot be read is wrong, too
 
 
 @pytest.mark.parametrize(
@@ -286,10 +301,8 @@ def test_only_the_gold_may_be_rounded(answer: str, gold: str) -> None:
 )
 def test_an_answer_is_not_right_whatever_words_it_adds(words: str) -> None:
     for answer in (f"5\\text{{ {words}}}", f"5 \\text{{{words}}}"):
-        try:
+        with suppress(Unreadable, Unsupported):
             assert equal(answer, "5") is False
-        except (Unreadable, Unsupported):
-            pass
 
 
 def test_money_is_not_rounded() -> None:
@@ -327,6 +340,8 @@ def test_the_algebra_is_not_asked_where_another_entry_differs() -> None:
     assert both_ways("(1,\\int_0^1 x dx)", "(2,0.5)", lambda *_: True) is False
     assert both_ways("(\\int_0^1 x dx,1)", "(0.5,2)", lambda *_: None) is False
     assert both_ways("\\{1,\\int_0^1 x dx\\}", "\\{1,0.5\\}", lambda *_: None) is None
+    assert both_ways("1,\\int_0^1 x dx", "1,0.5", lambda *_: None) is None
+    assert both_ways("\\{1,2,\\int_0^1 x dx\\}", "\\{0.5,1\\}", lambda *_: True) is False
     assert (
         both_ways(
             "\\begin{pmatrix}1\\\\\\int_0^1 x dx\\end{pmatrix}",
@@ -504,8 +519,8 @@ ANSWERS = st.one_of(
     joined(PIECES),
     joined(joined(PIECES)),
     PIECES.map(lambda piece: f"x={piece}"),
-    PIECES.map(lambda piece: f"x > {piece}"),
-    st.tuples(PIECES, PIECES).map(lambda two: f"{two[0]} < x \\le {two[1]}"),
+    PIECES.map(lambda piece: f"y > {piece}"),
+    st.tuples(PIECES, PIECES).map(lambda two: f"{two[0]} < y \\le {two[1]}"),
     st.tuples(PIECES, PIECES).map(lambda two: f"{two[0]}:{two[1]}"),
     st.tuples(PIECES, PIECES).map(lambda two: f"{two[0]} \\text{{ or }} {two[1]}"),
     st.lists(PIECES, min_size=2, max_size=3).map(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retell.graders.expressions import E, IMAGINARY, INFINITY, PI, Call, Node, Number, Parser, Symbol, number
+from retell.graders.expressions import IMAGINARY, INFINITY, PI, Call, E, Node, Number, Parser, Symbol, number
 from retell.graders.latex import Unreadable, Unsupported, tokenize
 
 
@@ -153,7 +153,7 @@ def test_a_repeating_decimal_is_its_fraction(value: Fraction) -> None:
         ("v(t)^2", "(pow (v() t) 2)"),
         ("x_1", "x_1"),
         ("x_{1}", "x_1"),
-        ("x_{max}", "x_max"),
+        ("x_{ab}", "x_ab"),
         ("x_1^2", "(pow x_1 2)"),
         ("y''", "y''"),
         ("y^{\\prime}", "y'"),
@@ -192,6 +192,7 @@ def test_constants() -> None:
         ("\\frac{dy}{dx}", "\\frac{dx}{dy}"),
         ("\\triangle ABC", "\\triangle DEF"),
         ("\\overline{AB}", "\\overline{CD}"),
+        ("\\frac{\\partial f}{\\partial x}", "\\frac{\\partial f}{\\partial y}"),
         ("e", "E"),
         ("i", "I"),
     ],
@@ -209,16 +210,18 @@ def test_a_short_run_of_letters_is_a_product(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "1+", "*2", "(1", "1)", "{1", "|1", "\\frac{1}", "\\sqrt", "2 3", "1.5 2", "x^", "3_2", "()", "\\frac{}{2}",
+        "", "1+", "*2", "(1", "1)", "{1", "|1", "\\frac{1}", "\\sqrt",
+        "2 3", "1.5 2", "1 3/2", "x^", "3_2", "()", "\\frac{}{2}",
         "and", "the", "hello", "\\unknown", "1 \\le 2", "\\lfloor 1", "1=", "%", "!", "^2", "2^3^2",
     ],
 )  # fmt: skip
 def test_what_is_no_expression(text: str) -> None:
-    with pytest.raises(Unreadable):
+    try:
         parser = Parser(tokenize(text))
         parser.sum()
-        if parser.rest:
-            raise Unreadable("something is left over")
+    except Unreadable:
+        return
+    assert parser.rest
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,6 @@ def test_what_is_no_expression(text: str) -> None:
         "\\lim_{x \\to 0} x",
         "\\prod_{k=1}^n k",
         "\\det A",
-        "\\frac{\\partial f}{\\partial x}",
         "\\begin{cases} 1 \\end{cases}",
     ],
 )

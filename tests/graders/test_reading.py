@@ -174,7 +174,6 @@ def test_each_kind_is_read_as_what_it_is(text: str, kind: type[Form], what: str)
         ("K", Choice),
         ("x", Choice),
         ("3:04.5", Clock),
-        ("3:75", Clock),
         ("129_8", Based),
         ("101_1", Based),
         ("x_2", Based),
@@ -183,11 +182,6 @@ def test_each_kind_is_read_as_what_it_is(text: str, kind: type[Form], what: str)
         ("xy!", Words),
         ("2x", Words),
         ("(a-b)cd", Words),
-        ("\\text{five six}", Scalar),
-        ("\\text{two and three}", Scalar),
-        ("one, two", Scalar),
-        ("\\text{twenty thirty}", Scalar),
-        ("\\text{hundred hundred}", Scalar),
         ("(1,234)", Scalar),
         ("1,23", Scalar),
         ("1,2345", Scalar),
@@ -257,7 +251,7 @@ def test_degrees_within_a_function_are_no_unit(text: str) -> None:
         ("2x=5", None),
         ("x^2=5", None),
         ("x+y=5", None),
-        ("3=x", None),
+        ("3=x", "x"),
         ("\\frac{x}{2}=5", None),
     ],
 )
@@ -287,7 +281,8 @@ def test_infinity_and_variables() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", ".", "$", "?", "1+", "(1", "1,,2", "x=", "=", "\\{1,", "\\frac{1}{2", "3 4", "2^3^2", "\\le 3", "@", "\x00 8", "\u202e7",
+    ["", " ", ".", "$", "?", "1+", "(1", "1,,2", "x=", "=", "\\{1,", "\\frac{1}{2", "3 4", "2^3^2", "\\le 3",
+     "@", "\x00 8", "\u202e7",
      "\\unknowncommand", "\\cup", "(,)", "&", "_2", "1..2"],
 )  # fmt: skip
 def test_what_cannot_be_read(text: str) -> None:

@@ -28,7 +28,7 @@ from retell.graders.forms import (
 from retell.graders.realsets import Piece, real_set
 from retell.graders.rounding import is_rounding
 from retell.graders.units import same_thing
-from retell.graders.values import Expression, approximate, ratio_is_constant, same_value
+from retell.graders.values import Expression, approximate, is_real, ratio_is_constant, same_value
 
 Algebra = Callable[[str, str], bool | None]
 """Decides whether two expressions, given as LaTeX, are equal; None if it cannot."""
@@ -45,11 +45,14 @@ class Equality:
 
     def of(self, gold: Sequence[Form], answer: Sequence[Form]) -> bool | None:
         """Whether some reading of the gold equals some reading of the answer."""
-        if any(isinstance(form, Clock) for form in (*gold, *answer)):  # 4:60 is no other way to say 2:30
-            gold, answer = ([form for form in side if not isinstance(form, Ratio)] for side in (gold, answer))
+        if all(any(isinstance(form, Clock) for form in side) for side in (gold, answer)):
+            # 4:20 is no other way to say 2:10
+            gold, answer = ([form for form in side if isinstance(form, Clock)] for side in (gold, answer))
         return _any(self._same(one, other) for one in gold for other in answer)
 
     def _same(self, gold: Form, answer: Form) -> bool | None:
+        if gold == answer:
+            return True
         match gold, answer:
             case Scalar(), Scalar():
                 return self._scalars(gold, answer)
@@ -102,6 +105,10 @@ class Equality:
             return infinite(gold) == infinite(answer)
         factor = Fraction(1)
         if gold.unit and answer.unit:
+            if _is_angle(gold) and _is_radian(answer):
+                return self._expressions_of(_radians, gold, answer)
+            if _is_radian(gold) and _is_angle(answer):
+                return self._expressions_of(_radians, answer, gold)
             if gold.unit.dimensions == answer.unit.dimensions:
                 factor = answer.unit.size / gold.unit.size
             elif not (gold.unit.counted and answer.unit.counted and same_thing(gold.unit, answer.unit)):
@@ -134,6 +141,11 @@ class Equality:
         verdict = same_value(one, other)
         return self._algebra(one.text, other.text) if verdict is None else verdict
 
+    def _expressions_of(self, convert: Callable[[Expression], Expression], one: Scalar, other: Scalar) -> bool | None:
+        if one.expression is None or other.expression is None:
+            return None
+        return self._expressions(convert(one.expression), other.expression)
+
     def _ratios(self, gold: Sequence[Form], answer: Sequence[Form]) -> bool | None:
         if len(gold) != len(answer):
             return False
@@ -143,20 +155,25 @@ class Equality:
     # Lists
 
     def _groups(self, gold: Group, answer: Group) -> bool | None:
+        if _coordinates(gold) != gold or _coordinates(answer) != answer:
+            gold, answer = _coordinates(gold), _coordinates(answer)
+            if len(gold.items) != len(answer.items) or "{" in (gold.opening, answer.opening):
+                return False
+            return self._ordered(gold.items, answer.items)
         if gold.opening in ("", "{") and answer.opening in ("", "{"):
             if gold.opening == answer.opening == "":
                 return self._unordered(gold.items, answer.items)
             return self._sets_of(gold.items, answer.items)
         if "{" in (gold.opening, answer.opening):
             whole = gold if gold.opening == "{" else answer
-            if len(whole.items) == 1:  # a set of one pair, and the pair
-                return self._same(*(whole.items[0] if side is whole else side for side in (gold, answer)))
-            return False
+            if len(whole.items) == 1 and self._same(
+                *(whole.items[0] if side is whole else side for side in (gold, answer))
+            ):
+                return True  # a set of one pair, and the pair
+            return self._sets(gold, answer)
         if len(gold.items) != len(answer.items):
             return False
-        if "" in (gold.opening, answer.opening):
-            gold, answer = _coordinates(gold), _coordinates(answer)
-        elif len(gold.items) == 2 and "<" not in (gold.opening, answer.opening):
+        if len(gold.items) == 2 and not {"", "<"} & {gold.opening, answer.opening}:
             if (gold.opening, gold.closing) != (answer.opening, answer.closing):
                 return False
             if any(map(infinite, (*gold.items, *answer.items))):
@@ -256,7 +273,8 @@ class Equality:
                 return self._same(wanted, found)
             mine, theirs = _bound(gold), _bound(answer)
             if mine and theirs and gold.name.partition("(")[0] == answer.name.partition("(")[0]:
-                return self._same(wanted, _renamed(found, theirs, mine))
+                renamed = _renamed(found, theirs, mine)
+                return renamed is not None and self._same(wanted, renamed)
         sides = [_difference(relation.members) for relation in (gold, answer)]
         if sides[0] is None or sides[1] is None:
             return False
@@ -294,6 +312,9 @@ class Equality:
 
     def _orders(self, gold: Relation, answer: Relation) -> bool | None:
         """Inequalities between expressions, such as x + y < 3: the same up to a positive factor."""
+        gold, answer = _ascending(gold), _ascending(answer)
+        if gold.operators == answer.operators and len(gold.operators) > 1:
+            return self._ordered(gold.members, answer.members)
         sides = [_order(relation) for relation in (gold, answer)]
         if sides[0] is None or sides[1] is None:
             return False
@@ -302,6 +323,8 @@ class Equality:
             return False
         signs = [expression.value("positive", 0) for expression in (one, other)]
         if signs[0] is None or signs[1] is None:
+            return None
+        if not all(is_real(sign[0]) for sign in signs if sign):
             return None
         if operator != "!=" and (signs[0][0] > 0) != (signs[1][0] > 0):
             return False
@@ -384,6 +407,10 @@ def _is_angle(scalar: Scalar) -> bool:
     return scalar.unit is not None and scalar.unit.dimensions == (("angle", 1),)
 
 
+def _is_radian(scalar: Scalar) -> bool:
+    return scalar.unit is not None and scalar.unit.dimensions == (("radian", 1),)
+
+
 def _radians(degrees: Expression) -> Expression:
     node = Call("div", (Call("mul", (degrees.node, PI)), Number(Fraction(180), "180")))
     return Expression(node, f"\\frac{{\\pi}}{{180}}({degrees.text})")
@@ -405,7 +432,7 @@ def _of_day(clock: Clock) -> int:
 def _coordinates(group: Group) -> Group:
     """A bare list ``x = 2, y = 3`` as the values in the order of their names."""
     named = [item for item in group.items if isinstance(item, Relation) and item.operators == ("=",) and item.name]
-    if group.opening or len(named) < len(group.items) or len({item.name for item in named}) < len(named):
+    if group.opening or len(named) < max(len(group.items), 2) or len({item.name for item in named}) < len(named):
         return group
     names = sorted(str(item.name) for item in named)
     if "".join(names) in ascii_lowercase:  # x, y, z have an order of their own; m and b have that of the answer
@@ -423,9 +450,12 @@ def _bound(relation: Relation) -> str | None:
     return None
 
 
-def _renamed(form: Form, old: str, new: str) -> Form:
-    if not isinstance(form, Scalar) or form.expression is None or new in form.expression.symbols:
+def _renamed(form: Form, old: str, new: str) -> Form | None:
+    """The form with another name for its variable; None where that name means something else in it."""
+    if not isinstance(form, Scalar) or form.expression is None or old == new:
         return form
+    if new in form.expression.symbols:
+        return None
 
     def rename(node: Node) -> Node:
         if isinstance(node, Symbol):
@@ -445,6 +475,14 @@ def _difference(members: Sequence[Form]) -> Expression | None:
         return None
     node = Call("add", (left.expression.node, Call("neg", (right.expression.node,))))
     return Expression(node, f"{left.text} - ({right.text})")
+
+
+def _ascending(relation: Relation) -> Relation:
+    """``a < b < c`` for ``c > b > a``."""
+    if not all(operator in (">", ">=") for operator in relation.operators):
+        return relation
+    operators = tuple(operator.replace(">", "<") for operator in reversed(relation.operators))
+    return Relation(operators, relation.members[::-1], relation.name)
 
 
 def _order(relation: Relation) -> tuple[str, Expression] | None:

@@ -1,6 +1,5 @@
 """Expressions: a reader of mathematical LaTeX."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +34,7 @@ class Call:
 Node: TypeAlias = Number | Symbol | Call
 
 PI, E, IMAGINARY, INFINITY = Symbol("\\pi"), Symbol("e"), Symbol("i"), Symbol("\\infty")
+CONSTANTS = (PI, E, IMAGINARY, INFINITY)
 _DEEPEST = 60
 _ACCENTS = frozenset("dot ddot hat bar vec tilde overline underline widehat widetilde overrightarrow overset".split())
 _LETTERS = frozenset(
@@ -47,7 +47,6 @@ _ADVANCED = frozenset(
     "gcf deg dim ker Pr mathbbE infty cases asec arccsc sgn cis Re Im".split()
 )
 _NO_PRODUCTS = frozenset("and are but for has not odd the was yes".split())
-_DIFFERENTIAL = re.compile(r"(?:d|\\partial)(?![a-z])")
 
 
 def number(text: str) -> Number:
@@ -117,7 +116,7 @@ class Parser:
         start = self._place
         right = self._factor()
         whole = isinstance(left, Number) and left.text.isdecimal()
-        if isinstance(right, Number):
+        if self._tokens[start].kind == "number" and isinstance(right, Number):
             if whole and self._is("/") and right.text.isdecimal():
                 self._next()
                 below = self._factor()
@@ -282,13 +281,21 @@ class Parser:
         r"""A derivative such as ``\frac{d^2 v}{d t^2}`` as one symbol, or None if this is a fraction."""
         start = self._place
         try:
-            above, below = self._raw(), self._raw()
+            parts = [self._differential(), self._differential()]
         except Unreadable:
-            above = below = ""
-        if _DIFFERENTIAL.match(above) and _DIFFERENTIAL.match(below) and len(below) > 1:
-            return self._symbol(f"{above}/{below}")
+            parts = [None]
+        if None not in parts:
+            return self._symbol(f"{parts[0]}/{parts[1]}")
         self._place = start
         return None
+
+    def _differential(self) -> str | None:
+        """What an argument says, if it begins with a d; None if it does not."""
+        first = self._tokens[self._place + self._is("{")] if self._place + 1 < len(self._tokens) else None
+        text = self._raw()
+        if first is None or first.kind == "number" or (first.kind == "name" and first.text != "partial"):
+            return None
+        return text if text.startswith(("d", "partial")) else None
 
     def _raw(self) -> str:
         """What a group or the next token says, as text."""

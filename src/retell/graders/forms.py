@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from retell.graders.expressions import INFINITY, Call, Node, Symbol
+from retell.graders.expressions import CONSTANTS, INFINITY, Call, Node, Symbol
 from retell.graders.units import Unit
 from retell.graders.values import Expression
 
@@ -113,6 +113,6 @@ def infinite(form: Form) -> int:
 
 
 def variable(form: Form) -> str | None:
-    """The name of a scalar that is one symbol."""
+    """The name of a scalar that is one variable."""
     node = form.expression.node if isinstance(form, Scalar) and form.expression else None
-    return node.name if isinstance(node, Symbol) else None
+    return node.name if isinstance(node, Symbol) and node not in CONSTANTS else None

@@ -28,6 +28,8 @@ _AHEAD = 32
 _PIPE = 1 << 20
 """Bytes that a worker's pipe holds, so that it need not wait for us; and that may wait for room there."""
 _REMEMBERED = 100_000
+_LONGEST = 1000
+"""Characters of an answer whose verdict is remembered."""
 
 
 @dataclass(slots=True)
@@ -123,7 +125,7 @@ class GraderPool:
         free = [worker for worker in self._workers if len(worker.unsent) < _PIPE]
         worker = min(free, key=lambda worker: len(worker.jobs), default=None)
         if len(self._workers) < self._limit and (worker is None or worker.jobs):
-            self._workers.append(_Worker(self._grader.spec))
+            self._workers.append(_Worker(self._grader.spec, max(_WALL_SECONDS, 10 * _TRIES * self._grader.seconds)))
             return self._workers[-1]
         # Where few wait, fewer are given out ahead: they are for whoever has time first, not to wait behind a slow one.
         ahead = min(_AHEAD, 1 + len(self._waiting) // (4 * self._limit))
@@ -173,14 +175,16 @@ class GraderPool:
     def _settle(self, job: _Job, verdict: Verdict) -> None:
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[job.key] = verdict
+        if len(verdict.extracted or "") <= _LONGEST:
+            self._known[job.key] = verdict
         self._decided += [(ticket, verdict) for ticket in self._tickets.pop(job.key)]
 
 
 class _Worker:
     """A grading process (see `retell.graders.worker`) and the jobs it has not answered, in their order."""
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, patience: float) -> None:
+        self._patience = patience
         try:
             self._process = subprocess.Popen(
                 # -P: modules that happen to lie in the working directory must not shadow those of the grader.
@@ -237,7 +241,7 @@ class _Worker:
 
     def check_clock(self) -> None:
         """Kills a worker that owes an answer and has neither said nor taken anything for too long."""
-        if self.jobs and time.monotonic() - self._moved > (_WALL_SECONDS if self.ready else _LOAD_SECONDS):
+        if self.jobs and time.monotonic() - self._moved > (self._patience if self.ready else _LOAD_SECONDS):
             self.cause = "no answer"
             self._kill()
 

@@ -23,7 +23,7 @@ from retell.graders.latex import Token, Unreadable, Unsupported, tokenize
 from retell.graders.pieces import depths, end_of_group, is_mark, outside, source, split
 from retell.graders.units import SCALES, is_unit, unit_of
 from retell.graders.values import Expression
-from retell.graders.wording import dated, figures, words_of
+from retell.graders.wording import DENYING, dated, figures, words_of
 
 _DEEPEST = 60
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "=", "equiv": "="}
@@ -63,6 +63,8 @@ def read(text: str) -> tuple[Form, ...]:
         readings += _structures(tokens)
     except (Unreadable, Unsupported) as error:
         failure = error
+    if [token.kind for token in tokens] == ["number", "letter"] and tokens[1].space and is_unit(tokens[1].text):
+        readings.append(_scalar((tokens[0], Token("text", tokens[1].text, True))))  # 5 m may be a length, or 5 times m
     words = words_of(tokens, plain)
     if words and failure is None and any(token.kind == "number" for token in tokens) and not dated(words):
         words = None  # 5 apples is a number
@@ -91,7 +93,7 @@ def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
         if len(tokens) == 1:
             inner = tokenize(tokens[0].text)
             return inner if len(inner) == 1 else _trimmed(inner)
-        if _LEAD.match(tokens[0].text):
+        if _LEAD.match(tokens[0].text) and not _denies(tokens[0].text.removesuffix("is")):
             return _trimmed(tokens[1:])
     if (
         len(tokens) > 1
@@ -100,6 +102,11 @@ def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     ):
         return _trimmed(tokens[1:])  # Option B, and in one text: see above
     return tokens
+
+
+def _denies(text: str) -> bool:
+    """Whether a phrase says something else of what stands beside it, or does sums with it: ``is not``, ``twice``."""
+    return bool(DENYING & set(re.findall(r"[a-z']+", text.lower()))) or any(map(str.isdecimal, text))
 
 
 def _plain(tokens: Sequence[Token]) -> str:
@@ -119,8 +126,9 @@ def _choice(tokens: Sequence[Token]) -> Choice | None:
         rest = flat[length:]
         if not rest:
             return Choice(letter, None)
-        beside_it = is_mark(rest[0], "(") and is_mark(rest[-1], ")")
-        if (length == 1 and not beside_it) or rest[0].text.lower() in ("and", "or", "not", ","):
+        beside_it = is_mark(rest[0], "(") and is_mark(rest[-1], ")") and rest[0].space
+        words = " ".join(token.text for token in rest if token.kind in ("word", "text"))
+        if (length == 1 and not beside_it) or rest[0].text.lower() in ("and", "or", ",") or _denies(words):
             return None
         try:
             beside = read(source(rest))[0]
@@ -236,6 +244,8 @@ def _with_sign(tokens: Sequence[Token], upper: bool) -> Sequence[Token]:
 
 def _piece(tokens: Sequence[Token]) -> Form:
     """One item: a relation, a joined set, a group, a matrix or a scalar."""
+    if not tokens:
+        raise Unreadable("an empty part")
     relations = [place for place in outside(tokens) if _relation(tokens[place])]
     if relations:
         return _related(tokens, relations)
@@ -279,6 +289,9 @@ def _related(tokens: Sequence[Token], places: list[int]) -> Form:
     if not parts[-1]:
         raise Unreadable("a relation that breaks off")
     name = _name(parts[0])
+    if name is None and set(operators) == {"="} and _name(parts[-1]):  # 3 = x
+        parts.reverse()
+        name = _name(parts[0])
     if not parts[0]:
         raise Unreadable("a relation without a left side")
     members: list[Form] = []
@@ -313,9 +326,10 @@ def _name(tokens: Sequence[Token]) -> str | None:
         return text
     if is_mark(first, "(") and is_mark(bare[-1], ")"):
         names = [_name(part) for part in split(bare[1:-1], ",")]
-        return text if len(names) > 1 and all(names) else None
+        return text if len(names) > 1 and all(names) and names == sorted(map(str, names)) else None
     if first.kind == "text" or (first.kind == "word" and len(first.text) > 4):
-        return text if all(token.kind in ("text", "word", "letter") for token in others) else None
+        worded = all(token.kind in ("text", "word", "letter") for token in others)
+        return text if worded and not _denies(" ".join(token.text for token in bare)) else None
     if first.kind not in ("letter", "word", "name") or (first.kind == "name" and first.text in ("frac", "sqrt")):
         return None
     if first.kind == "word" and not (first.text.isupper() or len(bare) < len(tokens)):
@@ -392,7 +406,7 @@ def _matrix(tokens: Sequence[Token]) -> Form | None:
         return None
     environment = first.text.removeprefix("begin ")
     if environment in ("cases", "aligned", "gathered"):
-        lines = [[token for token in row if not is_mark(token, "&")] for row in split(tokens[1:-1], "\\", kind="name")]
+        lines = [_unaligned(row) for row in split(tokens[1:-1], "\\", kind="name")]
         return Group("", "", tuple(_items([_bare(line) for line in lines if line])))
     if environment not in ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"):
         raise Unsupported(environment)
@@ -401,6 +415,15 @@ def _matrix(tokens: Sequence[Token]) -> Form | None:
         inner = inner[end_of_group(inner, 0) :]
     rows = [split(row, "&") for row in split(inner, "\\", kind="name") if row]
     return Matrix(tuple(tuple(_scalar(entry) for entry in row) for row in rows))
+
+
+def _unaligned(row: Sequence[Token]) -> list[Token]:
+    """A line of equations without the marks that align it at a relation; elsewhere they part a value from its case."""
+    for place, token in enumerate(row):
+        beside = [*row[max(0, place - 1) : place], *row[place + 1 : place + 2]]
+        if is_mark(token, "&") and len(beside) == 2 and not any(map(_relation, beside)):
+            raise Unsupported("cases")
+    return [token for token in row if not is_mark(token, "&")]
 
 
 def _scalar(tokens: Sequence[Token]) -> Scalar:

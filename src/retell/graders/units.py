@@ -43,6 +43,7 @@ _define("euro", {"€ euro EUR": 1})
 _define("pound sterling", {"£": 1})
 _define("yen", {"¥ yen": 1})
 _define("angle", {"° degree deg": 1, "arcmin arcminute": "1/60", "arcsec arcsecond": "1/3600"})
+_define("radian", {"rad radian": 1})
 _define("force", {"N newton": 1, "kN": 1000})
 _define("energy", {"J joule": 1, "kJ kilojoule": 1000, "MJ": 1000000, "kWh": 3600000})
 _define("electronvolts", {"eV": 1, "meV": "0.001", "keV": 1000, "MeV": 10**6, "GeV": 10**9})
@@ -62,11 +63,12 @@ _define("resistance", {"Ω ohm": 1, "kΩ": 1000})
 _COMPOUND = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "fps": "ft/s"}
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NEUTRAL = frozenset(
-    "unit units in total altogether approximately about only exactly of a an the number rad radian radians long tall "
+    "unit units in total altogether approximately about only exactly of a an the number long tall "
     "high wide deep old away apart each apiece left over remaining later late ago them".split()
 )
 """Words beside a number that say nothing of what is counted."""
 _PLURALS = frozenset("people men women children feet teeth mice geese fish sheep dice data vertices".split())
+_THS = frozenset("months paths lengths widths depths moths baths births deaths booths myths strengths".split())
 _CHANGING = frozenset(
     "is does fails lots or and to not than plus minus less more below above off thirds fourths fifths sixths "
     "sevenths eighths ninths tenths hundredths thousandths halves quarters tens ones dozens hundreds thousands "
@@ -102,6 +104,7 @@ def unit_of(text: str) -> Unit | None:
     Raises:
         Unreadable: something in it is no word and no sign of a unit.
     """
+    text = re.sub(r"\bin (?:total|all)\b", "", text)  # no inches
     reader = _Reader()
     place = 0
     for match in _PART.finditer(text):
@@ -166,7 +169,10 @@ class _Reader:
     def _noun(self, word: str) -> None:
         plural = word.lower() in _PLURALS or (len(word) > 3 and word.endswith("s") and not word.endswith("ss"))
         self._plural |= plural
-        self._odd |= word.lower() in _CHANGING or (bool(self._powers) and not self._below and not self._beside)
+        # Hundredths and sixteenths are shares, months and lengths are things.
+        if word.lower() in _CHANGING or (word.endswith("ths") and word not in _THS):
+            raise Unreadable(f"{word!r} beside a value")
+        self._odd |= bool(self._powers) and not self._below and not self._beside
         if self._beside:
             return
         if self._below:

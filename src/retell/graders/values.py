@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import mpmath
 
-from retell.graders.expressions import IMAGINARY, INFINITY, PI, Call, E, Node, Number, Symbol
+from retell.graders.expressions import CONSTANTS, IMAGINARY, INFINITY, PI, Call, E, Node, Number, Symbol
 from retell.graders.latex import Unsupported
 
 Points = Literal["positive", "signed", "integer"]
@@ -34,6 +34,10 @@ class Doubtful(Exception):
     """Nobody can tell: a value is too large to work out, or two agree to hundreds of digits and may differ beyond."""
 
 
+_COUNTS = frozenset("i j k l m n p q r N M K".split())
+"""Symbols that stand for whole numbers, beside a floor or a ceiling."""
+
+
 class Expression:
     """A parsed expression; equal texts are the same expression."""
 
@@ -43,7 +47,9 @@ class Expression:
         self.node = node
         self.text = text
         self.symbols, names = _inside(node)
-        self.whole = bool(self.symbols) and bool(names & {"floor", "ceil", "fact", "binom", "gcd", "lcm"})
+        counts = bool(names & {"fact", "binom", "gcd", "lcm"})
+        rounds = bool(names & {"floor", "ceil"}) and self.symbols <= _COUNTS
+        self.whole = bool(self.symbols) and (counts or rounds)
         self.too_large = False
         self._values: dict[tuple[Points, int, bool, int], tuple[Value, bool] | None] = {}
 
@@ -89,14 +95,15 @@ def _inside(node: Node) -> tuple[frozenset[str], set[str]]:
         if isinstance(node, Call):
             names.add(node.name)
             stack += node.arguments
-        elif isinstance(node, Symbol) and node not in (PI, E, IMAGINARY, INFINITY):
+        elif isinstance(node, Symbol) and node not in CONSTANTS:
             symbols.add(node.name)
     return frozenset(symbols), names
 
 
 _MP: Any = mpmath.MPContext()
 _MP.dps = 50
-_POINTS = 4
+_SCALES = (Fraction(1), Fraction(1), Fraction(9), Fraction(71), Fraction(3001), Fraction(1, 97))
+"""Of the values of symbols at the points: |x - 5| is 5 - x for a while."""
 _SIGNS: tuple[Points, Points] = ("positive", "signed")
 _BITS = 1 << 16
 """Largest exact number."""
@@ -124,19 +131,22 @@ def same_value(one: Expression, other: Expression) -> bool | None:
 def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | None:
     if not one.symbols and not other.symbols:
         verdict = _agree_at(one, other, "positive", 0, common_log)
-        if verdict is None and one.value("positive", 0, common_log) and other.value("positive", 0, common_log):
+        valued = one.value("positive", 0, common_log) and other.value("positive", 0, common_log)
+        if verdict is None and (valued or one.too_large or other.too_large):
             raise Doubtful
         return verdict
     kinds: tuple[Points, ...] = ("integer",) if one.whole or other.whole else ("positive", "signed")
     agreed = 0
     for points in kinds:
-        for index in range(_POINTS):
+        for index in range(len(_SCALES)):
             if points == "signed" and _leaves_the_reals(one, other, index):
                 continue  # such as the logarithm of a negative number: there is nothing to compare
             agree = _agree_at(one, other, points, index, common_log)
             if agree is False:
                 return False
             agreed += agree is True
+    if agreed < 2 and (one.too_large or other.too_large):
+        raise Doubtful
     return True if agreed >= 2 else None
 
 
@@ -153,8 +163,6 @@ def _agree_at(one: Expression, other: Expression, points: Points, index: int, co
     verdict = None
     for digits in _DIGITS:
         values = [expression.value(points, index, common_log, digits) for expression in (one, other)]
-        if one.too_large or other.too_large:
-            raise Doubtful
         verdict = _agree(values[0], values[1], digits)
         if verdict is not None or None in values:
             break
@@ -166,7 +174,7 @@ def ratio_is_constant(one: Expression, other: Expression) -> bool | None:
     if one.symbols != other.symbols:
         return False if one.symbols and other.symbols else None
     ratios = []
-    for index in range(_POINTS):
+    for index in range(len(_SCALES)):
         found = [expression.value("signed", index) for expression in (one, other)]
         if found[0] is None or found[1] is None or not found[1][0] or not found[0][0]:
             continue
@@ -202,6 +210,11 @@ def _quotient(one: Value, other: Value) -> Value:
     return _mp(one) / _mp(other)
 
 
+def is_real(value: Value) -> bool:
+    """Whether a value has no imaginary part."""
+    return not isinstance(value, _MP.mpc)
+
+
 def approximate(expression: Expression) -> float | None:
     """The value of a real constant as a float, or None."""
     if expression.symbols:
@@ -221,8 +234,8 @@ def _at(name: str, points: Points, index: int) -> Fraction:
     """The fixed value of a symbol at a point."""
     chance = int.from_bytes(blake2b(f"{name}\0{index}".encode(), digest_size=8).digest(), "big")
     if points == "integer":
-        return Fraction(4 + chance % 11 + index)
-    value = Fraction(211 + chance % 997, 421 + (chance >> 20) % 97)
+        return Fraction(4 + chance % 11 + (index, index, index, 21, 37, 50)[index])
+    value = Fraction(211 + chance % 997, 421 + (chance >> 20) % 97) * _SCALES[index]
     return -value if points == "signed" and (chance >> 40) % 3 else value
 
 
@@ -239,7 +252,9 @@ class _Valuation:
     def sound(self, value: Value, digits: int) -> bool:
         """Whether nothing on the way was so large or small that ``digits`` could not hold what it did."""
         large = 10.0 ** (0.4 * digits)
-        return isinstance(value, Fraction) or (self._largest < large and self._smallest > 1 / large)
+        if isinstance(value, Fraction):  # which is exact, and is compared with what may not be
+            return bool(value.denominator < large)
+        return bool(self._largest < large and self._smallest > 1 / large)
 
     def of(self, node: Node) -> Value:
         if isinstance(node, Number):
@@ -441,7 +456,7 @@ def _round(up: bool) -> Callable[[list[Value]], Value]:
 def _real(values: list[Value]) -> list[Value]:
     if any(isinstance(value, _MP.mpc) for value in values):
         raise Undefined("an order of complex numbers")
-    return values
+    return values if all(isinstance(value, Fraction) for value in values) else list(map(_mp, values))
 
 
 _INTEGRAL: dict[str, Callable[[list[Value]], Value]] = {
