@@ -162,7 +162,7 @@ def test_deep_nesting(pool: GraderPool, depth: int) -> None:
 
 
 def test_deep_nesting_as_gold(pool: GraderPool) -> None:
-    golds = [opening * 1000 + inner + closing * 1000 for opening, inner, closing in NESTS.values()]
+    golds = [opening * 1000 + inner + closing * 1000 for opening, inner, closing in list(NESTS.values())[::3]]
     none_correct(pool, {str(number): ("\\boxed{x+1}", gold) for number, gold in enumerate(golds)})
 
 
@@ -312,7 +312,7 @@ def test_many_entries(pool: GraderPool) -> None:
     other = [list(row) for row in rows]
     other[50][50] = "-1"
     roots, more = ([f"\\sqrt{{{n}}}" for n in range(start, start + 300)] for start in (2, 3))
-    fractions = [f"\\frac{{{n}}}{{{n + 1}}}" for n in range(1, 2000)]
+    fractions = [f"\\frac{{{n}}}{{{n + 1}}}" for n in range(1, 500)]
     same = {
         "set": ("\\{" + ",".join(numbers) + "\\}", "\\{" + ", ".join(reversed(numbers)) + "\\}"),
         "list": (",".join(numbers), ", ".join(reversed(numbers))),
@@ -354,7 +354,7 @@ def test_thousands_in_a_row(pool: GraderPool) -> None:
         "{0}^{{-10^{{9}}}}",
         "{0}+\\infty",
     ]
-    cases = {str(n): (f"\\boxed{{{shapes[n % len(shapes)].format(n)}}}", "3.5") for n in range(3000)}
+    cases = {str(n): (f"\\boxed{{{shapes[n % len(shapes)].format(n)}}}", "3.5") for n in range(2000)}
     cases["slow"] = ("\\boxed{\\prod_{k=1}^{10000000}(k^2+1)}", "3.5")
     cases |= {f"right {n}": (f"\\boxed{{\\frac{{{2 * n + 7}}}{{2}} - {n}}}", "3.5") for n in range(500)}
     found = graded(pool, cases)

@@ -3,7 +3,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -126,7 +126,7 @@ def literals(value: Fraction) -> st.SearchStrategy[str]:
         ]
         found += [f"{int(value):+}"]
     if 10**6 % value.denominator == 0:
-        decimal = f"{Decimal(size.numerator) / Decimal(size.denominator):f}"
+        decimal = f"{Context(prec=80).divide(Decimal(size.numerator), Decimal(size.denominator)):f}"
         found += [sign + decimal, sign + (decimal + ".000" if "." not in decimal else decimal + "00")]
     return st.sampled_from(found)
 

@@ -283,7 +283,7 @@ def test_infinity_and_variables() -> None:
     "text",
     ["", " ", ".", "$", "?", "1+", "(1", "1,,2", "x=", "=", "\\{1,", "\\frac{1}{2", "3 4", "2^3^2", "\\le 3",
      "@", "\x00 8", "\u202e7",
-     "\\unknowncommand", "\\cup", "(,)", "&", "_2", "1..2"],
+     "\\unknowncommand", "\\cup", "(,)", "&", "_2", "1..2", "0_0", "A_<0"],
 )  # fmt: skip
 def test_what_cannot_be_read(text: str) -> None:
     with pytest.raises(Unreadable):

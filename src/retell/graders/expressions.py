@@ -166,9 +166,12 @@ class Parser:
         while True:
             if self._is("!"):
                 self._next()
+                double = self._is("!")
+                if double:
+                    self._next()
                 if self._is("!"):
-                    raise Unsupported("a double factorial")
-                node = Call("fact", (node,))
+                    raise Unreadable("a third factorial sign")
+                node = Call("fact2" if double else "fact", (node,))
             elif self._is("°") and (self._within_function or (self._depth > 1 and len(self.rest) > 1)):
                 self._next()
                 node = Call("deg", (node,))

@@ -20,7 +20,7 @@ from retell.hashing import digest
 from retell.records import Verdict
 
 _TRIES = 2
-_WALL_SECONDS = 60.0
+_WALL_SECONDS = 200.0
 """A backstop for a worker that waits without working; processor time is limited by the worker itself."""
 _LOAD_SECONDS = 600.0
 _AHEAD = 32
@@ -125,7 +125,7 @@ class GraderPool:
         free = [worker for worker in self._workers if len(worker.unsent) < _PIPE]
         worker = min(free, key=lambda worker: len(worker.jobs), default=None)
         if len(self._workers) < self._limit and (worker is None or worker.jobs):
-            self._workers.append(_Worker(self._grader.spec, max(_WALL_SECONDS, 10 * _TRIES * self._grader.seconds)))
+            self._workers.append(_Worker(self._grader.spec))
             return self._workers[-1]
         # Where few wait, fewer are given out ahead: they are for whoever has time first, not to wait behind a slow one.
         ahead = min(_AHEAD, 1 + len(self._waiting) // (4 * self._limit))
@@ -183,8 +183,7 @@ class GraderPool:
 class _Worker:
     """A grading process (see `retell.graders.worker`) and the jobs it has not answered, in their order."""
 
-    def __init__(self, spec: str, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, spec: str) -> None:
         try:
             self._process = subprocess.Popen(
                 # -P: modules that happen to lie in the working directory must not shadow those of the grader.
@@ -241,7 +240,7 @@ class _Worker:
 
     def check_clock(self) -> None:
         """Kills a worker that owes an answer and has neither said nor taken anything for too long."""
-        if self.jobs and time.monotonic() - self._moved > (self._patience if self.ready else _LOAD_SECONDS):
+        if self.jobs and time.monotonic() - self._moved > (_WALL_SECONDS if self.ready else _LOAD_SECONDS):
             self.cause = "no answer"
             self._kill()
 

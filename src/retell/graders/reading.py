@@ -26,7 +26,10 @@ from retell.graders.values import Expression
 from retell.graders.wording import DENYING, dated, figures, words_of
 
 _DEEPEST = 60
+_LONGEST_REST = 100
+"""Tokens beside a choice letter."""
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "=", "equiv": "="}
+_ARROWS = ("therefore", "implies", "Rightarrow")
 _CURRENCY = "$€£¥"
 _WORDLIKE = frozenset("aABCDEFGHIJ")
 """Letters that begin a phrase, or choose, rather than stand for a quantity that a unit follows."""
@@ -83,12 +86,14 @@ def spelled(text: str) -> list[str]:
 
 def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     """Without what leads to the answer and the full stop after it; a text that is the whole answer is read itself."""
-    while tokens and (is_mark(tokens[-1], ".", ",", ";", ":") or tokens[-1].text == "\\"):
-        tokens = tokens[:-1]
-    while tokens and (
-        is_mark(tokens[0], ":", "=", ",", ".") or tokens[0].text in ("therefore", "implies", "Rightarrow")
-    ):
-        tokens = tokens[1:]
+    start, end = 0, len(tokens)
+    while start < end and (is_mark(tokens[end - 1], ".", ",", ";", ":") or tokens[end - 1].text == "\\"):
+        end -= 1
+    if len(tokens) - end > 1 and all(is_mark(token, ".") for token in tokens[-2:]):
+        raise Unreadable("it goes on in a way it does not say")
+    while start < end and (is_mark(tokens[start], ":", "=", ",", ".") or tokens[start].text in _ARROWS):
+        start += 1
+    tokens = tokens[start:end]
     if tokens and tokens[0].kind == "text":
         if len(tokens) == 1:
             inner = tokenize(tokens[0].text)
@@ -126,6 +131,8 @@ def _choice(tokens: Sequence[Token]) -> Choice | None:
         rest = flat[length:]
         if not rest:
             return Choice(letter, None)
+        if len(rest) > _LONGEST_REST:
+            return None
         beside_it = is_mark(rest[0], "(") and is_mark(rest[-1], ")") and rest[0].space
         words = " ".join(token.text for token in rest if token.kind in ("word", "text"))
         if (length == 1 and not beside_it) or rest[0].text.lower() in ("and", "or", ",") or _denies(words):
@@ -341,6 +348,8 @@ def _name(tokens: Sequence[Token]) -> str | None:
         place += 5
     while place < len(others) and is_mark(others[place], "'"):
         place += 1
+    if place > len(others):
+        raise Unreadable("a subscript that breaks off")
     if place == len(others):
         return text
     if is_mark(others[place], "(") and is_mark(others[-1], ")"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from math import comb, factorial, gcd, isqrt, lcm
+from math import comb, factorial, gcd, isqrt, lcm, prod
 from typing import Any, Literal, TypeAlias
 
 import mpmath
@@ -30,6 +30,10 @@ class TooLarge(Undefined):
     """A number that nobody could work out."""
 
 
+class NoValue(Undefined):
+    """Something that is nothing, such as 0/0."""
+
+
 class Doubtful(Exception):
     """Nobody can tell: a value is too large to work out, or two agree to hundreds of digits and may differ beyond."""
 
@@ -41,16 +45,17 @@ _COUNTS = frozenset("i j k l m n p q r N M K".split())
 class Expression:
     """A parsed expression; equal texts are the same expression."""
 
-    __slots__ = ("__weakref__", "_values", "node", "symbols", "text", "too_large", "whole")
+    __slots__ = ("__weakref__", "_values", "node", "nothing", "symbols", "text", "too_large", "whole")
 
     def __init__(self, node: Node, text: str) -> None:
         self.node = node
         self.text = text
         self.symbols, names = _inside(node)
-        counts = bool(names & {"fact", "binom", "gcd", "lcm"})
+        counts = bool(names & {"fact", "fact2", "binom", "gcd", "lcm"})
         rounds = bool(names & {"floor", "ceil"}) and self.symbols <= _COUNTS
         self.whole = bool(self.symbols) and (counts or rounds)
         self.too_large = False
+        self.nothing = False
         self._values: dict[tuple[Points, int, bool, int], tuple[Value, bool] | None] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -83,6 +88,7 @@ class Expression:
             except (Undefined, ZeroDivisionError, OverflowError) as error:
                 self._values[key] = None
                 self.too_large |= isinstance(error, TooLarge)
+                self.nothing |= isinstance(error, NoValue | ZeroDivisionError)
         return self._values[key]
 
 
@@ -131,6 +137,10 @@ def same_value(one: Expression, other: Expression) -> bool | None:
 def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | None:
     if not one.symbols and not other.symbols:
         verdict = _agree_at(one, other, "positive", 0, common_log)
+        if one.nothing and other.nothing:
+            raise Doubtful
+        if one.nothing or other.nothing:
+            return False
         valued = one.value("positive", 0, common_log) and other.value("positive", 0, common_log)
         if verdict is None and (valued or one.too_large or other.too_large):
             raise Doubtful
@@ -276,7 +286,7 @@ class _Valuation:
                 size = abs(float(value))
         else:
             if not _MP.isfinite(value):
-                raise Undefined("not finite")
+                raise NoValue("not finite")
             if abs(_MP.mag(value)) > _LARGEST_LOG:
                 raise TooLarge
             modulus = abs(value)
@@ -304,7 +314,7 @@ class _Valuation:
         if name in ("mul", "div"):
             one, other = values
             if name == "div" and not other:
-                raise Undefined("a division by zero")
+                raise NoValue("a division by zero")
             if not (isinstance(one, Fraction) and isinstance(other, Fraction)):
                 one, other = _mp(one), _mp(other)
             return one * other if name == "mul" else one / other
@@ -358,7 +368,7 @@ def _power(base: Value, exponent: Value) -> Value:
         power = int(exponent)
         if isinstance(base, Fraction):
             if not base and power <= 0:
-                raise Undefined("zero to the power of zero or less")
+                raise NoValue("zero to the power of zero or less")
             bits = max(base.numerator.bit_length(), base.denominator.bit_length())
             if base in (1, -1, 0):
                 return base ** (power % 2 or 2) if base else base
@@ -371,7 +381,7 @@ def _power(base: Value, exponent: Value) -> Value:
     if not base:
         if isinstance(exponent, Fraction) and exponent > 0:
             return base
-        raise Undefined("a power of zero")
+        raise NoValue("a power of zero")
     return _inexact_power(_mp(base), _mp(exponent))
 
 
@@ -385,7 +395,7 @@ def _root(radicand: Value, index: Value) -> Value:
     """The root; of a negative number the real one, where the index is odd."""
     if not isinstance(index, Fraction) or index.denominator != 1 or not 1 < index <= 1000:
         if not index:
-            raise Undefined("a root of index zero")
+            raise NoValue("a root of index zero")
         return _power(radicand, 1 / index if isinstance(index, Fraction) else 1 / _mp(index))
     n = int(index)
     if isinstance(radicand, Fraction):
@@ -426,10 +436,17 @@ def _whole(value: Value) -> int:
 def _factorial(values: list[Value]) -> Value:
     n = _whole(values[0])
     if n < 0:
-        raise Undefined("the factorial of a negative number")
+        raise NoValue("the factorial of a negative number")
     if n > 3000:
         raise TooLarge
     return Fraction(factorial(n))
+
+
+def _double_factorial(values: list[Value]) -> Value:
+    n = _whole(values[0])
+    if not 0 <= n <= 3000:
+        raise TooLarge
+    return Fraction(prod(range(n, 0, -2)))
 
 
 def _binomial(values: list[Value]) -> Value:
@@ -461,6 +478,7 @@ def _real(values: list[Value]) -> list[Value]:
 
 _INTEGRAL: dict[str, Callable[[list[Value]], Value]] = {
     "fact": _factorial,
+    "fact2": _double_factorial,
     "binom": _binomial,
     "floor": _round(up=False),
     "ceil": _round(up=True),

@@ -65,7 +65,7 @@ def figures(plain: str) -> list[Form]:
         found.append(Clock(int(hour[1]) * 3600, f"{hour[2].lower()}m"))
     based = _BASED.fullmatch(plain)
     if based:
-        base = int(based[2] or based[4] or 0) or _ONES[based[3]]
+        base = _ONES[based[3]] if based[3] else int(based[2] or based[4])
         if base >= 2 and all(int(digit, 36) < base for digit in based[1]):
             found.append(Based(based[1].upper().lstrip("0") or "0", base))
     return found
