@@ -155,7 +155,7 @@ class Equality:
     # Lists
 
     def _groups(self, gold: Group, answer: Group) -> bool | None:
-        if _coordinates(gold) != gold or _coordinates(answer) != answer:
+        if (_coordinates(gold) != gold) != (_coordinates(answer) != answer):
             gold, answer = _coordinates(gold), _coordinates(answer)
             if len(gold.items) != len(answer.items) or "{" in (gold.opening, answer.opening):
                 return False

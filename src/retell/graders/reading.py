@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from string import ascii_lowercase
 
 from retell.graders.expressions import Call, Number, Parser, Symbol
 from retell.graders.forms import (
@@ -333,7 +334,9 @@ def _name(tokens: Sequence[Token]) -> str | None:
         return text
     if is_mark(first, "(") and is_mark(bare[-1], ")"):
         names = [_name(part) for part in split(bare[1:-1], ",")]
-        return text if len(names) > 1 and all(names) and names == sorted(map(str, names)) else None
+        alphabetical = sorted(map(str, names))
+        turned = names != alphabetical and "".join(alphabetical) in ascii_lowercase  # (y, x) = (2, 3)
+        return text if len(names) > 1 and all(names) and not turned else None
     if first.kind == "text" or (first.kind == "word" and len(first.text) > 4):
         worded = all(token.kind in ("text", "word", "letter") for token in others)
         return text if worded and not _denies(" ".join(token.text for token in bare)) else None

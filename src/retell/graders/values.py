@@ -145,6 +145,8 @@ def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | Non
         if verdict is None and (valued or one.too_large or other.too_large):
             raise Doubtful
         return verdict
+    if (one.whole or other.whole) and one.symbols != other.symbols:
+        return False  # a floor is the same for many numbers
     kinds: tuple[Points, ...] = ("integer",) if one.whole or other.whole else ("positive", "signed")
     agreed = 0
     for points in kinds:
