@@ -30,7 +30,7 @@ class MathGrader:
 
     name = f"retell-{_RULES}/math-verify-{version('math-verify')}/latex2sympy2-{version('latex2sympy2_extended')}"
     spec = "math"
-    seconds = 0.7
+    seconds = 0.5
 
     def prepare(self, case: Case) -> Verdict | Case:
         """Decides missing answers, equal texts and rational literals."""
