@@ -11,11 +11,13 @@ from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.hashing import digest
 from retell.journal import Journal
+from retell.ladder import Ladder
+from retell.meter import Budget, Meter
 from retell.problems import Loaded
 from retell.prompts import Prompter
 from retell.recipe import Policy, Rewrite
 from retell.records import Completion, Problem, Reject, Request
-from retell.rewrite import Ladder, rewrite
+from retell.rewrite import rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
 
@@ -61,9 +63,21 @@ def climb_all(
         GraderPool(MathGrader(), 1) as graders,
     ):
         ladder = Ladder(chosen, prompter, engine, "scripted", 2048)
-        return rewrite(loaded(rows, rejected), ladder, engine, graders, journal, stream, run)
+        meter = Meter(Budget(chosen.max_tokens_total, chosen.max_hours))
+        return rewrite(loaded(rows, rejected), ladder, engine, graders, journal, stream, meter, run)
 
 
 def says(answer: Callable[[Request], str]) -> ScriptedEngine:
     """An engine that answers each request with ``answer(request)``."""
     return ScriptedEngine(lambda request, _: answer(request))
+
+
+def noting(path: Path) -> ScriptedEngine:
+    """A slow `coin` that appends the key of every request it draws to a file before it answers."""
+
+    def answer(request: Request, luck: random.Random) -> Completion | str:
+        with path.open("a") as file:
+            file.write(request.key + "\n")
+        return coin(request, luck)
+
+    return ScriptedEngine(answer, batch=4, delay=0.02, steps=lambda completion: len(completion.text))

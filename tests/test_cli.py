@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from retell.cli import main
+from retell.cli import _again, main
 from retell.runfolder import RunFolder
 
 COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report"]
@@ -427,19 +427,27 @@ def interrupt(many: Path, folder: Path, after: int, number: signal.Signals) -> s
     return process
 
 
-def test_an_interrupted_rewriting_goes_on_where_it_was(tmp_path: Path, many: Path, undisturbed: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_rewriting_says_how_to_go_on_and_goes_on_where_it_was(
+    tmp_path: Path, many: Path, undisturbed: Path, number: signal.Signals
+) -> None:
     folder = tmp_path / "run"
-    process = interrupt(many, folder, 500, signal.SIGINT)
+    process = interrupt(many, folder, 500, number)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert output == ""
     assert "interrupted" in one_line(errors)
+    assert errors.endswith(f"to go on: retell {' '.join(rewriting(many, folder))}\n")
     kept = stored(folder)
     assert 500 <= len(kept) < len(stored(undisturbed))
     assert not (folder / "rewritten.parquet").exists()
     assert retell(*rewriting(many, folder)).returncode == 0
     assert_same_run(folder, undisturbed)
     assert kept.items() <= stored(folder).items()
+
+
+def test_what_is_to_be_typed_after_an_interrupted_restart_discards_nothing() -> None:
+    assert _again(["rewrite", "--out", "a run", "--restart", "--k", "4"]) == "retell rewrite --out 'a run' --k 4"
 
 
 def test_a_rewriting_killed_again_and_again_ends_as_if_undisturbed(

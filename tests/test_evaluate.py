@@ -12,6 +12,7 @@ from retell.evaluate import evaluate
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
+from retell.meter import Meter
 from retell.prompts import Prompter
 from retell.recipe import Evaluate, Policy
 from retell.records import Completion, Request
@@ -27,7 +28,7 @@ def scored(folder: Path, engine: Engine, k: int, sizes: dict[str, int]) -> dict[
         GraderPool(MathGrader(), 1) as graders,
     ):
         prompter, stream = Prompter(Policy(), None), Stream("evaluate", "scripted", 0)
-        return evaluate("base", benchmarks, prompter, Evaluate(k=k), engine, graders, journal, stream, run)
+        return evaluate("base", benchmarks, prompter, Evaluate(k=k), engine, graders, journal, stream, Meter(), run)
 
 
 def first(n: int) -> ScriptedEngine:

@@ -11,25 +11,30 @@ ROOT = Path(retell.__file__).parent
 FLOORS = (
     ("errors", "hashing", "answers", "losses", "stats"),
     ("records",),
-    ("recipe", "journal", "leaks", "progress", "graders.base", "graders.latex", "graders.qwen_text"),
+    ("recipe", "journal", "leaks", "meter", "progress", "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),
-    ("mixes", "engines.base", "engines.draw", "graders.forms", "graders.rounding"),
-    ("engines.slots", "engines.recorded", "engines.scripted", "graders.wording", "graders.realsets"),
-    ("engines.transformers", "graders.reading"),
-    ("graders.equality",),
+    ("mixes", "engines.base", "engines.draw", "engines.balance", "engines.dialects", "engines.warden",
+     "graders.forms", "graders.rounding"),
+    ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
+     "graders.wording", "graders.realsets"),
+    ("engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading"),
+    ("engines.server",),
+    ("engines.named", "graders.equality"),
     ("graders.math", "graders.qwen", "graders.custom"),
     ("graders.named",),
     ("graders.worker", "graders.pool"),
     ("rollout",),
-    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade"),
+    ("ladder",),
+    ("tally",),
+    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "doctor"),
     ("pipeline", "present"),
     ("cli",),
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders"}
-HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
 
 
 def modules() -> dict[str, Path]:

@@ -1,5 +1,7 @@
+import contextlib
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from scripts import climb_all, coin, loaded, problems, says
 
 from retell.engines.recorded import RecordedEngine
 from retell.engines.scripted import ScriptedEngine
-from retell.errors import DataError
+from retell.errors import DataError, EngineError
 from retell.prompts import Prompter
 from retell.recipe import Policy
 from retell.records import Completion, Reject, Request
@@ -27,6 +29,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return table
 
 
+def length(completion: Completion) -> int:
+    return len(completion.text)
+
+
 def right(request: Request) -> str:
     return f"\\boxed{{{int(request.problem[1:]) + 100}}}"
 
@@ -37,9 +43,10 @@ def test_the_ladder_keeps_self_else_guided_else_expert(tmp_path: Path) -> None:
         solved = {0: "self", 1: "guided"}.get(number % 3)
         return right(request) + f" {request.rung}" if request.rung == solved else "\\boxed{0}"
 
-    summary = climb_all(tmp_path, problems(9), says(answer), k=4)
+    summary = climb_all(tmp_path, problems(9), says(answer), k=4, exhaustive=True)
     assert summary["rungs"] == {"self": 3, "guided": 3, "expert": 3}
     assert summary["samples"] == {"self": 36, "guided": 24}
+    assert summary["not_drawn"] == {"self": 0, "guided": 0}
     for number, row in enumerate(rows(tmp_path)):
         assert row["id"] == f"p{number}"
         assert row["rung"] == ("self", "guided", "expert")[number % 3]
@@ -69,7 +76,7 @@ def test_the_accepted_sample_of_lowest_index_is_kept(tmp_path: Path) -> None:
     def answer(request: Request) -> str:
         return f"{right(request)} number {request.index}" if request.index in (2, 5) else "\\boxed{0}"
 
-    climb_all(tmp_path, problems(3), says(answer), k=8)
+    climb_all(tmp_path, problems(3), says(answer), k=8, exhaustive=True)
     assert {row["response"].split()[-1] for row in rows(tmp_path)} == {"2"}
     assert {row["correct_self"] for row in rows(tmp_path)} == {2}
 
@@ -92,7 +99,7 @@ def test_a_retelling_that_speaks_of_the_reference_is_passed_over(tmp_path: Path)
     assert summary["rungs"]["guided"] == 3
     assert summary["leaked"] == 3
     assert all(row["response"].startswith("By adding") for row in rows(tmp_path))
-    assert all(row["correct_guided"] == 2 for row in rows(tmp_path))
+    assert all(row["correct_guided"] == 2 for row in rows(tmp_path))  # one was refused, so the next was drawn
 
 
 def test_self_solutions_are_not_filtered_for_leaks(tmp_path: Path) -> None:
@@ -125,25 +132,99 @@ def test_batch_order_and_interruption_change_nothing(tmp_path: Path) -> None:
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
-def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
-    climb_all(tmp_path / "whole", problems(60), ScriptedEngine(coin, batch=4), k=4)
+def test_a_rung_ends_with_the_wave_that_has_an_accepted_sample(tmp_path: Path) -> None:
+    def answer(request: Request) -> str:
+        first = int(request.problem[1:])  # p0 is solved by sample 0, p1 by sample 1, …
+        return right(request) + f" {request.index}" if request.index >= first else "\\boxed{0}"
+
+    summary = climb_all(tmp_path, problems(8), says(answer), k=8)
+    assert [row["samples_self"] for row in rows(tmp_path)] == [1, 2, 4, 4, 8, 8, 8, 8]
+    assert [row["response"].split()[-1] for row in rows(tmp_path)] == [str(i) for i in range(8)]
+    assert summary["samples"]["self"] == 43
+    assert summary["not_drawn"]["self"] == 64 - 43
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 16])
+def test_lazy_and_exhaustive_runs_keep_the_same_rows(tmp_path: Path, k: int) -> None:
+    lazy = climb_all(tmp_path / "lazy", problems(60), ScriptedEngine(coin, steps=length), k=k)
+    whole = climb_all(tmp_path / "whole", problems(60), k=k, exhaustive=True)
+    drawn = {"samples_self", "correct_self", "samples_guided", "correct_guided"}
+    kept = [[{n: v for n, v in row.items() if n not in drawn} for row in rows(tmp_path / d)] for d in ("lazy", "whole")]
+    assert kept[0] == kept[1]
+    assert lazy["rungs"] == whole["rungs"]
+    assert sum(lazy["samples"].values()) + sum(lazy["not_drawn"].values()) == sum(whole["samples"].values())
+    if k > 2:
+        assert sum(lazy["samples"].values()) < sum(whole["samples"].values())
+
+
+def test_an_exhaustive_start_goes_on_from_a_lazy_one(tmp_path: Path) -> None:
+    lazy = climb_all(tmp_path, problems(30), k=8)
+    drawn: list[str] = []
+
+    def noting(request: Request, luck: Any) -> Completion | str:
+        drawn.append(request.key)
+        return coin(request, luck)
+
+    whole = climb_all(tmp_path, problems(30), ScriptedEngine(noting), k=8, exhaustive=True)
+    assert len(drawn) == sum(whole["samples"].values()) - sum(lazy["samples"].values()) > 0
+
+
+def test_a_problem_that_the_engine_failed_on_has_no_row_and_is_tried_again(tmp_path: Path) -> None:
+    def answer(request: Request, _: object) -> Completion | str:
+        failing = request.problem == "p1" or (request.problem == "p2" and request.index == 0)
+        if failing:
+            return Completion("", None, None, "error", error="timeout")
+        return right(request) if request.rung == "self" else "\\boxed{0}"
+
+    summary = climb_all(tmp_path, problems(4), ScriptedEngine(answer), k=4)
+    assert [row["id"] for row in rows(tmp_path)] == ["p0", "p2", "p3"]
+    assert [row["samples_self"] for row in rows(tmp_path)] == [1, 1, 1]  # what failed is no sample
+    assert summary["rungs"] == {"self": 3, "guided": 0, "expert": 0}
+    assert summary["rejected"] == {"engine_failed": 1}
+    assert summary["failed"] == 1
+    assert "timeout" in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8")
+    again = climb_all(tmp_path, problems(4), says(right), k=4)
+    assert again["rungs"]["self"] == 4 and again["failed"] == 0
+
+
+def test_a_run_of_failures_alone_is_an_error(tmp_path: Path) -> None:
+    engine = ScriptedEngine(lambda *_: Completion("", None, None, "error", error="401: who are you"))
+    with pytest.raises(EngineError, match="401: who are you"):
+        climb_all(tmp_path, problems(2), engine, k=2)
+
+
+def test_sigkill_at_random_moments_changes_nothing_and_no_stored_sample_is_drawn_again(tmp_path: Path) -> None:
+    climb_all(tmp_path / "whole", problems(150), ScriptedEngine(coin, batch=4, steps=length), k=4)
     script = (
-        "import sys; from pathlib import Path; from retell.engines.scripted import ScriptedEngine\n"
-        "from scripts import climb_all, coin, problems\n"
-        "climb_all(Path(sys.argv[1]), problems(60), ScriptedEngine(coin, batch=4, delay=0.1), k=4)"
+        "import sys; from pathlib import Path; from scripts import climb_all, noting, problems\n"
+        "climb_all(Path(sys.argv[1]), problems(150), noting(Path(sys.argv[2])), k=4)"
     )
-    arguments = [sys.executable, "-c", script, str(tmp_path / "torn")]
+    arguments = [sys.executable, "-c", script, str(tmp_path / "torn"), str(tmp_path / "asked")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    luck, killed = random.Random(0), 0
-    for _ in range(10):
-        process = subprocess.Popen(arguments, env=environment)
-        time.sleep(0.4 + luck.random())
-        killed += process.poll() is None
+    luck, kills, stored = random.Random(0), 0, set[str]()
+    while kills < 50:
+        process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+        begun = len(lines(tmp_path / "asked"))
+        while process.poll() is None and len(lines(tmp_path / "asked")) == begun:
+            time.sleep(0.01)  # a kill before the first request would interrupt nothing
+        time.sleep(luck.random() * 0.1)
+        assert process.poll() is None, "the run is too short for fifty kills"
         process.kill()
         process.wait()
-    assert killed >= 3
-    subprocess.run(arguments, env=environment, check=True)
+        kills += 1
+        assert not stored & set(lines(tmp_path / "asked")[begun:])
+        with contextlib.closing(sqlite3.connect(tmp_path / "torn" / "journal.sqlite")) as journal:
+            assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            now = {key for (key,) in journal.execute("SELECT key FROM samples")}
+        assert stored <= now
+        stored = now
+    assert len(stored) > 0
+    subprocess.run(arguments, env=environment, check=True, stderr=subprocess.DEVNULL)
     assert rows(tmp_path / "torn") == rows(tmp_path / "whole")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def test_a_larger_k_goes_on_from_what_was_drawn(tmp_path: Path) -> None:
@@ -155,10 +236,8 @@ def test_a_larger_k_goes_on_from_what_was_drawn(tmp_path: Path) -> None:
         return coin(request, luck)
 
     climb_all(tmp_path, problems(20), ScriptedEngine(noting), k=5)
-    self_rows = [row for row in rows(tmp_path) if row["rung"] == "self"]
-    assert self_rows
-    assert drawn.count(3) >= 20
-    assert all(index >= 2 for index in drawn[:20])
+    assert {row["rung"] for row in rows(tmp_path)} == {"self", "guided", "expert"}
+    assert set(drawn) == {2, 3, 4}
 
 
 def test_recorded_candidates_are_all_graded_and_one_accepted_is_chosen_by_seed(tmp_path: Path) -> None:

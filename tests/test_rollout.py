@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -6,11 +7,12 @@ from scripts import coin, problems
 
 from retell.engines.base import Take
 from retell.engines.scripted import ScriptedEngine
-from retell.errors import EngineError
+from retell.errors import BudgetError, EngineError
 from retell.graders.base import Case
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
+from retell.meter import Budget, Meter
 from retell.prompts import Prompter
 from retell.recipe import Policy
 from retell.records import Attempt, Completion, Problem, Request, Sampling, Stop, Verdict
@@ -37,7 +39,7 @@ def drive(
 ) -> dict[str, list[Attempt]]:
     with Journal(path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
         plans = (two_waves(problem) for problem in problems(n))
-        return dict(run_plans(plans, engine, graders, journal, Stream("test", policy, seed)))
+        return dict(run_plans(plans, engine, graders, journal, Stream("test", policy, seed), Meter()))
 
 
 class Counting(ScriptedEngine):
@@ -91,7 +93,7 @@ def test_a_corrected_gold_is_judged_anew_and_nothing_is_drawn_again(tmp_path: Pa
         problem = Problem("p0", "What is 0 + 100?", gold, "", "test")
         with Journal(tmp_path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
             plans = iter([two_waves(problem)])
-            ((_, attempts),) = run_plans(plans, engine, graders, journal, Stream("test", "a", 0))
+            ((_, attempts),) = run_plans(plans, engine, graders, journal, Stream("test", "a", 0), Meter())
         return attempts[0].verdict.outcome
 
     assert outcome("99", ScriptedEngine(lambda *_: "\\boxed{100}")) == "wrong"
@@ -136,7 +138,7 @@ def test_an_ask_for_nothing_is_answered_with_nothing(tmp_path: Path) -> None:
 
     with Journal(tmp_path / "j") as journal, GraderPool(MathGrader(), 1) as graders:
         plans = (plan(problem) for problem in problems(3))
-        results = list(run_plans(plans, ScriptedEngine(coin), graders, journal, Stream("test", None, 0)))
+        results = list(run_plans(plans, ScriptedEngine(coin), graders, journal, Stream("test", None, 0), Meter()))
     assert results == [[], [], []]
 
 
@@ -171,30 +173,109 @@ class Watched(GraderPool):
 def test_graders_are_given_the_problem_the_response_and_the_gold(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal, Watched() as graders:
         plans = iter([two_waves(problems(1)[0])])
-        list(run_plans(plans, ScriptedEngine(lambda *_: "\\boxed{100}"), graders, journal, Stream("test", None, 0)))
+        list(
+            run_plans(
+                plans, ScriptedEngine(lambda *_: "\\boxed{100}"), graders, journal, Stream("test", None, 0), Meter()
+            )
+        )
     assert graders.given == [Case("What is 0 + 100?", "\\boxed{100}", "100")] * 2
+
+
+def three(problem: Problem) -> Plan[list[Attempt]]:
+    return (yield ask(problem, "self", range(3)))
 
 
 def test_what_did_not_end_by_itself_is_wrong_without_being_graded(tmp_path: Path) -> None:
     def cut(request: Request, _: object) -> Completion | str:
-        stops: tuple[Stop, ...] = ("stop", "length", "error")
+        stops: tuple[Stop, ...] = ("stop", "length", "length")
         return Completion("\\boxed{100}", None, None, stops[request.index])
 
-    def plan(problem: Problem) -> Plan[list[Attempt]]:
-        return (yield ask(problem, "self", range(3)))
-
-    def run(engine: ScriptedEngine) -> list[Verdict]:
+    def run(engine: ScriptedEngine, graded: int) -> list[Verdict]:
         with Journal(tmp_path / "journal.sqlite") as journal, Watched() as graders:
-            (attempts,) = run_plans(iter([plan(problems(1)[0])]), engine, graders, journal, Stream("test", None, 0))
-            assert len(graders.given) == (0 if isinstance(engine, Counting) else 1)
+            plans = iter([three(problems(1)[0])])
+            (attempts,) = run_plans(plans, engine, graders, journal, Stream("test", None, 0), Meter())
+            assert len(graders.given) == graded
         return [attempt.verdict for attempt in attempts]
 
-    found = run(ScriptedEngine(cut))
+    found = run(ScriptedEngine(cut), 1)
     assert found[0].outcome == "correct"
-    assert found[1:] == [Verdict("wrong", None, "stopped for length"), Verdict("wrong", None, "the engine failed")]
+    assert found[1:] == [Verdict("wrong", None, "stopped for length")] * 2
     again = Counting()
-    assert run(again) == found  # they are stored like any other
+    assert run(again, 0) == found  # they are stored like any other
     assert not again.asked
+
+
+def test_a_request_that_failed_is_undecided_is_not_stored_and_is_drawn_by_another_start(tmp_path: Path) -> None:
+    def run(engine: ScriptedEngine, meter: Meter) -> list[Attempt]:
+        with Journal(tmp_path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+            plans = iter([three(problems(1)[0])])
+            (attempts,) = run_plans(plans, engine, graders, journal, Stream("test", None, 0), meter)
+        return attempts
+
+    def second_fails(request: Request, _: object) -> Completion | str:
+        failed = Completion("", None, None, "error", error="503: overloaded")
+        return failed if request.index == 1 else "\\boxed{100}"
+
+    meter = Meter()
+    found = run(ScriptedEngine(second_fails), meter)
+    assert [attempt.verdict.outcome for attempt in found] == ["correct", "undecided", "correct"]
+    assert found[1].verdict.reason == "the engine failed: 503: overloaded"
+    assert (meter.drawn, meter.failed) == (2, 1)
+    again, meter = Counting(), Meter()
+    assert [attempt.sample.completion.stop for attempt in run(again, meter)] == ["stop"] * 3
+    assert len(again.asked) == 1
+    assert (meter.drawn, meter.found, meter.failed) == (1, 2, 0)
+
+
+def test_many_failures_in_a_row_stop_the_run_with_the_cause(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def dies(request: Request, _: object) -> Completion | str:
+        asked.append(request.key)
+        return "\\boxed{0}" if len(asked) <= 10 else Completion("", None, None, "error", error="500: out of memory")
+
+    with pytest.raises(EngineError, match=r"20 requests failed in a row.*500: out of memory.*stored"):
+        drive(tmp_path, ScriptedEngine(dies, batch=1), n=30)
+    assert len(asked) == 30
+    assert len(drive(tmp_path, ScriptedEngine(coin), n=30)) == 30
+
+
+def test_failures_with_successes_in_between_do_not_stop_the_run(tmp_path: Path) -> None:
+    def flickers(request: Request, luck: random.Random) -> Completion | str:
+        return Completion("", None, None, "error", error="500") if luck.random() < 0.5 else "\\boxed{0}"
+
+    results = drive(tmp_path, ScriptedEngine(flickers, batch=1), n=60)
+    failed = [a for attempts in results.values() for a in attempts if a.sample.completion.stop == "error"]
+    assert len(failed) > 60
+    assert all(attempt.verdict.outcome == "undecided" for attempt in failed)
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=100), Budget(hours=1e-9)])
+def test_a_budget_stops_the_run_between_requests_and_the_same_command_goes_on(tmp_path: Path, budget: Budget) -> None:
+    def costly(request: Request, luck: random.Random) -> Completion:
+        said = coin(request, luck)
+        text = said if isinstance(said, str) else said.text
+        return Completion(text, tuple(range(7)), None, "stop")
+
+    def start(meter: Meter, engine: ScriptedEngine) -> dict[str, list[Attempt]]:
+        with Journal(tmp_path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+            plans = (two_waves(problem) for problem in problems(30))
+            return dict(run_plans(plans, engine, graders, journal, Stream("test", "a", 0), meter))
+
+    meter = Meter(budget)
+    with pytest.raises(BudgetError, match="goes on"):
+        start(meter, ScriptedEngine(costly, batch=4))
+    if budget.tokens:
+        assert 100 <= meter.tokens < 100 + 4 * 7  # what was in flight is finished and stored
+    else:
+        assert meter.tokens == 0
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert sum(journal.rungs().values()) == meter.drawn
+    rest = Meter()
+    whole = start(rest, ScriptedEngine(costly, batch=4))
+    assert rest.found == meter.drawn
+    (tmp_path / "journal.sqlite").unlink()
+    assert whole == start(Meter(), ScriptedEngine(costly, batch=4))
 
 
 @pytest.mark.parametrize("verdicts_are_lost", [False, True])
@@ -209,7 +290,7 @@ def test_a_plan_of_many_stored_asks_does_not_fill_the_stack(tmp_path: Path, verd
             if verdicts_are_lost:
                 journal._db.execute("DELETE FROM verdicts")
             plans = (patient(problem) for problem in problems(2))
-            return list(run_plans(plans, engine, graders, journal, Stream("test", None, 0)))
+            return list(run_plans(plans, engine, graders, journal, Stream("test", None, 0), Meter()))
 
     cut = ScriptedEngine(lambda *_: Completion("", None, None, "length"))
     again = Counting()

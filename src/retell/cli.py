@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -191,6 +194,28 @@ def grade(
 
 
 @app.command
+def doctor(
+    *,
+    policy: Annotated[Policy | None, _FLAT] = None,
+    rewrite: Annotated[Rewrite | None, _FLAT] = None,
+    as_json: Json = False,
+) -> None:
+    """What is installed, reachable and wrong; with a model, one rendered prompt and the policy's reply."""
+    from retell.doctor import Patient, examine, summary
+
+    patient = Patient(policy or Policy(), rewrite or Rewrite())
+    findings = []
+    for finding in examine(patient):
+        findings.append(finding)
+        if not as_json:
+            present.finding(finding)
+    found = summary(patient, findings)
+    _show(as_json, found, present.doctor)
+    if found["wrong"]:
+        raise RetellError(f"{found['wrong']} of {len(findings)} findings are wrong: they say what to do")
+
+
+@app.command
 def report(folder: Folder, *, report: Annotated[Report | None, _FLAT] = None, as_json: Json = False) -> None:
     """The page of a run: the paper's tables and figures for it."""
     with _existing(folder) as place:
@@ -205,8 +230,12 @@ def report(folder: Folder, *, report: Annotated[Report | None, _FLAT] = None, as
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. Errors are one line on standard error.
 
-    With RETELL_TRACEBACK=1 in the environment an error that retell did not foresee shows its traceback.
+    With RETELL_TRACEBACK=1 in the environment an error that retell did not foresee shows its traceback. SIGTERM, with
+    which clusters end a job, stops a run as cleanly as Ctrl-C.
     """
+    given = list(arguments) if arguments is not None else sys.argv[1:]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that wait long at a barrier make every step many times slower as soon as the cores are shared; threads
         # that do not wait at all make it a fifth slower where they are not.
@@ -214,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± shows a ?
     try:
-        app(list(arguments) if arguments is not None else None, exit_on_error=False, print_error=False)
+        app(given, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
@@ -228,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = error.__cause__
         return _fail(explain(cause) if isinstance(cause, ValidationError) else str(error), RecipeError.exit_status)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was done is stored: the same command goes on from here", 130)
+        return _fail(f"interrupted; what was done is stored, to go on: {_again(given)}", 130)
     except Exception as error:
         if os.environ.get("RETELL_TRACEBACK"):
             raise
@@ -241,6 +270,11 @@ def _fail(message: str, status: int) -> int:
     line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
     print(f"retell: {line}", file=sys.stderr)
     return status
+
+
+def _again(given: Sequence[str]) -> str:
+    """The command that goes on where this one was stopped: the same, but it must not discard what was done."""
+    return shlex.join(["retell", *(word for word in given if word != "--restart")])
 
 
 def _existing(path: Path) -> RunFolder:

@@ -7,6 +7,7 @@
     │   ├── PolicyError             a model folder that cannot be used as a policy
     │   ├── RunFolderError          a run folder that is locked, read-only or of another recipe
     │   └── MissingExtraError        a part of retell that is not installed
+    ├── BudgetError      (130)  a budget is used up: the same command goes on
     └── RunError         (1)    the run failed on the way: what was stored is kept
         ├── StorageError            the disk is full or broken
         ├── GraderError             grading processes do not start
@@ -50,6 +51,12 @@ class MissingExtraError(RequestError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'retell[{extra}]'")
+
+
+class BudgetError(RetellError):
+    """A stage stopped as it was asked to, before its end; the same command goes on."""
+
+    exit_status = 130
 
 
 class RunError(RetellError):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from retell.engines.base import Engine
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
+from retell.meter import Meter
 from retell.problems import Loaded
 from retell.progress import progress
 from retell.prompts import Prompter
@@ -39,9 +40,13 @@ def evaluate(
     graders: GraderPool,
     journal: Journal,
     stream: Stream,
+    meter: Meter,
     folder: RunFolder,
 ) -> dict[str, Any]:
-    """Evaluates one model; writes eval/NAME.parquet (every response) and eval/NAME.json, and returns the latter."""
+    """Evaluates one model; writes eval/NAME.parquet (every response) and eval/NAME.json, and returns the latter.
+
+    All k samples are drawn, whatever their verdicts.
+    """
 
     def plan(benchmark: str, problem: Problem) -> Plan[Answered]:
         prompt = prompter.solve(problem.problem)
@@ -54,8 +59,8 @@ def evaluate(
 
     todo = [(benchmark, problem) for benchmark, loaded in benchmarks.items() for problem in loaded.problems]
     answered: dict[tuple[str, str], Answered] = {}
-    with progress(f"evaluating {name}", len(todo)) as tick:
-        for one in run_plans((plan(*item) for item in todo), engine, graders, journal, stream):
+    with progress(f"evaluating {name}", len(todo), meter.figures, meter.seconds_left) as tick:
+        for one in run_plans((plan(*item) for item in todo), engine, graders, journal, stream, meter):
             answered[one.benchmark, one.problem.id] = one
             tick(len(answered))
     ordered = [answered[benchmark, problem.id] for benchmark, problem in todo]
@@ -67,6 +72,8 @@ def evaluate(
         "grader": graders.name,
         "benchmarks": scores,
         "rejected": {benchmark: len(loaded.rejected) for benchmark, loaded in benchmarks.items()},
+        "failed": meter.failed,
+        "faults": dict(engine.faults),
         **average(scores),
     }
     _write_responses(folder, name, ordered)

@@ -26,7 +26,7 @@ from retell.hashing import file_digest
 from retell.progress import progress
 from retell.recipe import is_text
 from retell.records import Verdict
-from retell.rollout import UNGRADED
+from retell.rollout import TRUNCATED
 
 Summary = dict[str, Any]
 Id = str | int | float | None
@@ -64,14 +64,18 @@ def grade_file(source: Path, out: Path, graders: GraderPool) -> Summary:
         tally = output.resume(identity)
         kept = tally.rows
         total = sum(1 for _ in _rows(source)) - kept
-        with progress(f"grading {source.name}", total) as tick:
+
+        def figures() -> dict[str, str]:
+            rate = (tally.rows - kept) / (time.monotonic() - started)
+            return {"rows": f"{rate:,.0f}/s", "so far": str(tally)}
+
+        with progress(f"grading {source.name}", total, figures) as tick:
             for rows in _graded(islice(_rows(source), kept, None), graders):
                 lines = [row.line(graders.name) for row in rows]
                 output.append(lines)
                 for line in lines:
                     tally.add(line)
-                done = tally.rows - kept
-                tick(done, f"{done / (time.monotonic() - started):.0f} rows/s · {tally}")
+                tick(tally.rows - kept)
         if _version(source) != before:
             raise RunError(f"{source} was changed while it was graded: start again")
         seconds = time.monotonic() - started
@@ -292,7 +296,7 @@ def _row(line: bytes) -> _Row:
     if flaw:
         return _Row(id_, said=flaw)
     if "length" in (row.get("stop"), row.get("finish_reason")):
-        return _Row(id_, said=Verdict("wrong", None, UNGRADED["length"]))
+        return _Row(id_, said=TRUNCATED)
     return _Row(id_, Case(_text(row.get("problem")) or "", _text(response) or "", _text(row["gold"]) or ""))
 
 

@@ -14,7 +14,7 @@ from retell.records import Completion, Sample, Verdict
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
     key TEXT PRIMARY KEY, problem TEXT NOT NULL, rung TEXT NOT NULL, round INTEGER NOT NULL, idx INTEGER NOT NULL,
-    text TEXT NOT NULL, ids BLOB, logprobs BLOB, stop TEXT NOT NULL, error TEXT
+    text TEXT NOT NULL, ids BLOB, logprobs BLOB, usage INTEGER, stop TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS verdicts (
     sample TEXT NOT NULL, grader TEXT NOT NULL, outcome TEXT NOT NULL, extracted TEXT, reason TEXT NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
 """
 _MANY = 500
 """Keys in one query; SQLite's limit of variables is higher everywhere."""
-_SAMPLE = "SELECT key, problem, rung, round, idx, text, ids, logprobs, stop, error FROM samples"
+_SAMPLE = "SELECT key, problem, rung, round, idx, text, ids, logprobs, usage, stop FROM samples"
 
 
 def graded_by(grader: str, gold: str) -> str:
@@ -126,16 +126,16 @@ def _columns(sample: Sample) -> tuple[Any, ...]:
     logprobs = array("f", c.logprobs).tobytes() if c.logprobs is not None else None
     # Lone surrogates cannot be stored as text; an engine that returns one has returned no valid text there.
     text = c.text.encode("utf-8", "replace").decode()
-    return (sample.key, sample.problem, sample.rung, sample.round, sample.index, text, ids, logprobs, c.stop, c.error)
+    return (sample.key, sample.problem, sample.rung, sample.round, sample.index, text, ids, logprobs, c.usage, c.stop)
 
 
 def _sample(row: tuple[Any, ...]) -> Sample:
-    key, problem, rung, round_, index, text, ids, logprobs, stop, error = row
+    key, problem, rung, round_, index, text, ids, logprobs, usage, stop = row
     completion = Completion(
         text=text,
         ids=tuple(array("I", ids)) if ids is not None else None,
         logprobs=tuple(array("f", logprobs)) if logprobs is not None else None,
         stop=stop,
-        error=error,
+        usage=usage,
     )
     return Sample(key, problem, rung, round_, index, completion)

@@ -8,20 +8,19 @@ Stages meet in the run folder. A stage whose inputs are unchanged is not run aga
 
 import contextlib
 import gc
-import inspect
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
 from retell.engines.base import Engine
-from retell.engines.recorded import RecordedEngine
+from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
 from retell.evaluate import evaluate
 from retell.graders.base import Grader
@@ -31,16 +30,18 @@ from retell.graders.pool import GraderPool
 from retell.graders.qwen import QwenGrader
 from retell.hashing import digest, file_digest
 from retell.journal import Journal
+from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
+from retell.meter import Budget, Meter
 from retell.mixes import KEPT, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
-from retell.policy import DTYPES, default_device, fingerprint, load_model, resolve_policy
+from retell.policy import default_device, fingerprint, load_model, resolve_policy
 from retell.problems import SUFFIXES, load_problems, read_rows
 from retell.prompts import Prompter
-from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Sampler, located, overlay
+from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, located, overlay
 from retell.records import Problem, Rung, Sample
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import write_report
-from retell.rewrite import Ladder, reject_untrainable, rewrite
+from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.tokens import ChatTokenizer
@@ -92,7 +93,12 @@ def check(recipe: Recipe) -> list[Run]:
         accumulation_steps(recipe.train)
     if recipe.evaluate.benchmark:
         load_benchmarks(recipe.evaluate)
-        check_engine_args(recipe.evaluate)
+        check_engine(recipe.evaluate)
+        if runs and recipe.evaluate.engine == "server":
+            raise RecipeError(
+                "evaluate.engine = 'server' cannot evaluate what this run trains, since the server goes on serving "
+                "another model: use vllm or transformers, or leave out benchmark and evaluate each while it is served"
+            )
         grader_named(recipe.evaluate.grader)
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
@@ -104,25 +110,17 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
     settings = recipe.rewrite
     grader = _choosing(settings)
     read = load_problems(recipe.data)
-    # Recorded responses need no model; where one is named, its tokenizer still tells what is too long to train on.
-    policy = open_policy(recipe.policy) if recipe.policy.model or settings.engine != "recorded" else None
+    policy, drawn_by = _drawing(recipe.policy, settings)
     tokenizer = policy.tokenizer if policy else None
-    drawn_by = policy.fingerprint if policy and settings.engine != "recorded" else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
-    if settings.engine == "recorded":
-        if not any(problem.candidates for problem in read.problems):
-            raise DataError("engine = 'recorded' needs rows with candidates, and no row has any: use transformers")
-        if settings.engine_args:
-            raise RecipeError(f"engine = 'recorded' takes no engine_args: leave out {', '.join(settings.engine_args)}")
-    else:
-        check_engine_args(settings)
+    check_engine(settings, read.problems)
     identity = {
         "policy": drawn_by,
         "data": read.digest,
         "system message": recipe.policy.system,
         "prompt template": prompter.solve_template,
         "guided template": prompter.guided_template,
-        "dtype": settings.engine_args.get("dtype", "auto"),
+        **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
         **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
     }
     for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
@@ -130,17 +128,22 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
             folder.spare(needed)
     folder.claim("rewrite", identity)
     folder.store_recipe(recipe)
-    chosen = {"k": settings.k, "max_copied": settings.max_copied, "max_length": recipe.data.max_length}
+    chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
+    chosen["max_length"] = recipe.data.max_length
     rejects = [asdict(reject) for reject in read.rejected]
     inputs = [identity, chosen, rejects, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
 
     def work() -> Summary:
+        meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
         loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
-        engine = open_engine(settings, policy, loaded.problems, recipe.policy.trust_remote_code)
         stream = Stream("rewrite", drawn_by, settings.seed)
-        ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
-        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
-            summary = rewrite(loaded, ladder, engine, graders, journal, stream, folder)
+        with (
+            closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
+            _store(folder) as journal,
+            GraderPool(grader, settings.grader_workers) as graders,
+        ):
+            ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
+            summary = rewrite(loaded, ladder, engine, graders, journal, stream, meter, folder)
         summary["grader"] = grader.name
         summary["recipe_sha"] = digest(recipe.model_dump(mode="json", include={"policy", "data", "rewrite"}))
         folder.write_json("rewrite.json", summary)
@@ -217,19 +220,23 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     settings = recipe.evaluate
     grader = grader_named(settings.grader)
     benchmarks = load_benchmarks(settings)
-    check_engine_args(settings)
-    policy = open_policy(model)
-    prompter = Prompter(model, policy.tokenizer)
+    check_engine(settings)
+    policy, drawn_by = _drawing(model, settings)
+    prompter = Prompter(model, policy.tokenizer if policy else None)
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
-    what["dtype"] = settings.engine_args.get("dtype", "auto")
+    what |= {name: settings.engine_args.get(name, "auto") for name in PRECISION}
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
-    inputs = [policy.fingerprint, digests, what, model.system, prompter.solve_template, grader.name]
+    inputs = [drawn_by, digests, what, model.system, prompter.solve_template, grader.name]
 
     def work() -> Summary:
-        engine = open_engine(settings, policy, (), model.trust_remote_code)
-        stream = Stream("evaluate", policy.fingerprint, settings.seed)
-        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
-            return evaluate(name, benchmarks, prompter, settings, engine, graders, journal, stream, folder)
+        meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
+        stream = Stream("evaluate", drawn_by, settings.seed)
+        with (
+            closing(_open_engine(settings, policy, (), model)) as engine,
+            _store(folder) as journal,
+            GraderPool(grader, settings.grader_workers) as graders,
+        ):
+            return evaluate(name, benchmarks, prompter, settings, engine, graders, journal, stream, meter, folder)
 
     outputs = [f"eval/{name}.json", f"eval/{name}.parquet"]
     return _stage(folder, f"evaluate/{name}", inputs, outputs[0], outputs, work)
@@ -274,36 +281,23 @@ def open_policy(policy: Policy) -> LocalPolicy:
     return LocalPolicy(folder, fingerprint(folder), ChatTokenizer(folder, policy.trust_remote_code))
 
 
-def check_engine_args(settings: Sampler) -> None:
-    """Raises:
-    RecipeError: an engine argument is unknown or out of range.
+def _drawing(model: Policy, settings: Rewrite | Evaluate) -> tuple[LocalPolicy | None, str | None]:
+    """The policy at hand, if there is one, and what names the one that draws, if any does.
+
+    Recorded responses need no model, and a server has its own; where one is named all the same, its tokenizer makes
+    exact prompts and tells what is too long to train on.
     """
-    from retell.engines.transformers import TransformersEngine
-
-    known = [name for name, p in inspect.signature(TransformersEngine).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for name in settings.engine_args:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise RecipeError(f"unknown key engine_args.{name}: {hint}")
-    dtype, rows = settings.engine_args.get("dtype", "auto"), settings.engine_args.get("batch_size", 1)
-    if dtype not in DTYPES:
-        raise RecipeError(f"engine_args.dtype = {dtype!r}: use one of {', '.join(DTYPES)}")
-    if type(rows) is not int or rows < 1:
-        raise RecipeError(f"engine_args.batch_size = {rows!r}: it is a number of rows, at least 1")
-
-
-def open_engine(
-    settings: Rewrite | Evaluate, policy: LocalPolicy | None, problems: Sequence[Problem], trust_remote_code: bool
-) -> Engine:
-    """The engine a section names, with its own arguments."""
+    policy = open_policy(model) if model.model or settings.engine not in ("recorded", "server") else None
     if settings.engine == "recorded":
-        return RecordedEngine(problems)
-    from retell.engines.transformers import TransformersEngine
+        return policy, None
+    return policy, policy.fingerprint if policy else served_model(settings)
 
-    assert policy
-    arguments: dict[str, Any] = dict(settings.engine_args)
-    return TransformersEngine(policy.folder, policy.tokenizer, trust_remote_code, **arguments)
+
+def _open_engine(
+    settings: Rewrite | Evaluate, policy: LocalPolicy | None, problems: Sequence[Problem], model: Policy
+) -> Engine:
+    folder, tokenizer = (policy.folder, policy.tokenizer) if policy else (None, None)
+    return open_engine(settings, folder, tokenizer, problems, model.trust_remote_code)
 
 
 def _stage(
@@ -315,7 +309,12 @@ def _stage(
         return folder.read_json(product) or {}
     folder.begin(name)
     summary = work()
-    folder.finished(name, inputs, outputs)
+    failed = summary.get("failed")
+    if failed:
+        print(
+            f"{name}: the engine failed on {failed} of what it was asked; the same command tries again", file=sys.stderr
+        )
+    folder.finished(name, None if failed else inputs, outputs)
     return summary
 
 
@@ -366,7 +365,8 @@ def _own_policy(recipe: Recipe, folder: RunFolder) -> LocalPolicy:
     """
     policy = open_policy(recipe.policy)
     drew = (folder.read_json("rewrite.json") or {}).get("policy")
-    if drew not in (None, policy.fingerprint):
+    # What a server calls its model cannot be compared with a folder.
+    if drew not in (None, policy.fingerprint) and not drew.startswith("served:"):
         raise PolicyError(
             f"{policy.folder} is not the model that the data in {folder.path} was rewritten for (its fingerprint is "
             f"{policy.fingerprint}, not {drew}): restore it, or rewrite into another folder"

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retell.runfolder import RunFolder
 from retell.stats import plus_minus
+
+if TYPE_CHECKING:
+    from retell.doctor import Finding
 
 Summary = dict[str, Any]
 _REASONS = 5
@@ -28,7 +31,14 @@ def rewrite(summary: Summary, folder: RunFolder) -> None:
     rows = [[rung, str(n), f"{n / total:.1%}"] for rung, n in summary["rungs"].items()]
     rows += [[f"rejected: {reason}", str(n), ""] for reason, n in summary["rejected"].items()]
     rows += [[name, str(summary[name]), ""] for name in ("undecided", "truncated", "leaked") if summary[name]]
+    rows += [[f"fault: {name}", str(n), ""] for name, n in summary["faults"].items()]
     _table(["rung", "rows", "share"], rows)
+    for rung, drawn in summary["samples"].items():
+        rate = summary["pass_rate"][rung]
+        if rate:
+            passed = plus_minus(rate["percent"], rate["stderr"])
+            missing = summary["not_drawn"][rung]
+            print(f"{rung}: {passed} % correct at one try; {drawn} samples drawn, {missing} not needed")
     print(folder.path / "rewritten.parquet")
 
 
@@ -105,9 +115,37 @@ def report(summary: Summary, folder: RunFolder) -> None:
     print(summary["path"])
 
 
+def finding(found: "Finding") -> None:
+    """One thing that `retell doctor` has found."""
+    print(f"{found.state:<6} {found.what:<20} {_line(found.says)}", flush=True)
+    if found.remedy:
+        print(f"{'':<27} → {_line(found.remedy)}", flush=True)
+
+
+def doctor(summary: Summary) -> None:
+    """The prompt as the policy sees it, and its reply."""
+    prompt, reply = summary["prompt"], summary["reply"]
+    if prompt:
+        said = prompt["text"] or "\n".join(f"{one['role']}: {one['content']}" for one in prompt["messages"])
+        print(f"\nprompt:\n  {_exact(said)}")
+    if reply:
+        print(f"\nreply:\n  {_exact(reply['text'])}")
+
+
+def _line(text: str) -> str:
+    """Somebody else's text in one line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _exact(text: str) -> str:
+    """Somebody else's text as it is: what cannot be printed is escaped, and a line shows that it ends."""
+    shown = ("\\n\n  " if c == "\n" else c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown).removesuffix("\n  ")
+
+
 def _short(text: str, width: int = 60) -> str:
     """A line of somebody else's text."""
-    line = "".join(c if c.isprintable() else "?" for c in text)
+    line = _line(text)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

@@ -109,14 +109,20 @@ class Grading(Section):
 
 
 class Sampler(Grading):
-    """What rewriting and evaluation have in common: an engine's arguments and a sampling distribution."""
+    """What rewriting and evaluation have in common: an engine with its arguments, a sampling distribution, budgets."""
 
+    base_url: tuple[str, ...] = ()
+    """Base URLs of OpenAI-compatible servers, for the engine `server`: http://127.0.0.1:8000/v1 …"""
     engine_args: dict[str, int | float | bool | str] = Field(default_factory=dict)
-    """Arguments of the engine itself: batch_size, dtype, device (as flags: --engine-args.batch-size 64)."""
+    """Arguments of the engine itself (as flags: --engine-args.batch-size 64); see docs/engines.md."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Sampling temperature; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus mass."""
+    max_tokens_total: Annotated[int, Field(ge=1)] | None = None
+    """Stop cleanly once one start has generated so many tokens; the same command goes on."""
+    max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Stop cleanly after so many hours; the same command goes on."""
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -141,10 +147,12 @@ def _toml_value(text: str) -> object:
 class Rewrite(Sampler):
     """The ladder: own solution, guided retelling, expert's text."""
 
-    engine: Literal["transformers", "recorded"] = "transformers"
-    """What draws the samples: `transformers`, or `recorded` (each row's own `candidates`)."""
+    engine: Literal["transformers", "vllm", "server", "recorded"] = "transformers"
+    """What draws the samples: `transformers`, `vllm`, `server`, or `recorded` (each row's own `candidates`)."""
     k: Annotated[int, Field(ge=1)] = 8
-    """Samples per rung. The paper does not give its own."""
+    """Most samples per rung. The paper does not give its own."""
+    exhaustive: bool = False
+    """Draw all k samples of a rung, also after one is accepted; the rows are the same."""
     max_tokens: Annotated[int, Field(ge=1)] = 2048
     """Longest response in tokens; a truncated response is never correct."""
     seed: Seed = 0
@@ -205,8 +213,8 @@ class Train(Section):
 class Evaluate(Sampler):
     """avg@k on benchmarks."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What draws the samples."""
+    engine: Literal["transformers", "vllm", "server"] = "transformers"
+    """What draws the samples: `transformers`, `vllm` or `server`."""
     benchmark: tuple[Source, ...] = ()
     """Benchmark files (.jsonl or .parquet with problem and answer)."""
     k: Annotated[int, Field(ge=1)] = 16

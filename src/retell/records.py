@@ -75,7 +75,8 @@ class Completion:
     """What an engine returns for a request.
 
     ``ids`` include the end token that was sampled. ``logprobs`` are those of the distribution that sampled (temperature
-    and top_p applied), one per id, or None; never of another distribution.
+    and top_p applied), one per id, or None; never of another distribution. ``usage`` is how many tokens a source that
+    gives no ids says it has generated. ``error`` says why nothing was drawn, where ``stop`` is ``error``.
     """
 
     text: str
@@ -83,6 +84,12 @@ class Completion:
     logprobs: tuple[float, ...] | None
     stop: Stop
     error: str | None = None
+    usage: int | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens were generated, if that is known."""
+        return len(self.ids) if self.ids is not None else self.usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from retell.problems import load_problems
 from retell.progress import progress
 from retell.recipe import Data, Evaluate
 from retell.records import Attempt, Outcome, Sample, Verdict
-from retell.rollout import UNGRADED
+from retell.rollout import TRUNCATED
 
 Summary = dict[str, Any]
 Gold = tuple[str, str]
@@ -120,9 +120,9 @@ def _judged(
             before = next((verdict for verdict in known if verdict), None)
             if (sample.key, by) in stored:
                 yield sample, before, stored[sample.key, by]
-            elif reason := UNGRADED.get(sample.completion.stop):
-                ungraded.append((sample.key, by, Verdict("wrong", None, reason)))
-                yield sample, before, ungraded[-1][2]
+            elif sample.completion.stop != "stop":
+                ungraded.append((sample.key, by, TRUNCATED))
+                yield sample, before, TRUNCATED
             else:
                 pending[sample.key] = sample, by, before
                 graders.submit(sample.key, Case(problem, sample.completion.text, gold))

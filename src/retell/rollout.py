@@ -11,16 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Generic, TypeVar
 
 from retell.engines.base import Engine
-from retell.errors import EngineError
+from retell.errors import BudgetError, EngineError
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.hashing import digest, seed_of
 from retell.journal import Journal, graded_by
+from retell.meter import Meter
 from retell.records import Attempt, Completion, Problem, Prompt, Request, Sample, Sampling, Verdict
 
 T = TypeVar("T")
-UNGRADED = {"length": "stopped for length", "error": "the engine failed"}
-"""Why a response that did not end by itself is wrong, whatever it says."""
+TRUNCATED = Verdict("wrong", None, "stopped for length")
+"""The verdict on a response that did not end by itself, whatever it says."""
+_BREAK_AFTER = 20
+"""Requests that fail in a row, none succeeding in between, before the run is stopped instead of its rows spoiled."""
 _HAND_OUT = 256
 """Results that wait before an idle engine is stopped so that they are handed out: on resuming, many need no engine."""
 _BACKLOG = 4096
@@ -84,42 +87,52 @@ class _Live(Generic[T]):
 
 
 def run_plans(
-    plans: Iterable[Plan[T]], engine: Engine, graders: GraderPool, journal: Journal, stream: Stream
+    plans: Iterable[Plan[T]], engine: Engine, graders: GraderPool, journal: Journal, stream: Stream, meter: Meter
 ) -> Iterator[T]:
     """Advances all plans and yields their results as they come, in any order.
 
     Every sample and verdict is stored before it is used; what the journal already holds is not drawn or judged again.
+    A request that failed for good is no sample and is not stored: its attempt is undecided, and another start draws it.
 
     Raises:
-        EngineError: the engine cannot go on, or stops without answering.
+        EngineError: the engine cannot go on, stops without answering, or fails at one request after the other.
         StorageError: the journal cannot be written.
+        BudgetError: the meter's budget is used up; what was in flight then has been stored.
     """
-    scheduler = _Scheduler(iter(plans), graders, journal, stream)
+    scheduler = _Scheduler(iter(plans), graders, journal, stream, meter)
     while not scheduler.finished:
         idle = True
         for batch in engine.sample(scheduler.take):
             scheduler.store(batch)
             scheduler.collect(wait=False)
-            idle = False
+            idle = idle and not batch
             yield from scheduler.results()
         for result in scheduler.results():
             idle = False
             yield result
+        if scheduler.spent:
+            raise BudgetError(f"{scheduler.spent}; what was drawn is stored, and the same command goes on from here")
         if idle and not scheduler.finished:
             raise EngineError("the engine stopped with requests unanswered; what it drew is stored: start again")
 
 
 class _Scheduler(Generic[T]):
-    def __init__(self, plans: Iterator[Plan[T]], graders: GraderPool, journal: Journal, stream: Stream) -> None:
+    def __init__(
+        self, plans: Iterator[Plan[T]], graders: GraderPool, journal: Journal, stream: Stream, meter: Meter
+    ) -> None:
+        self.spent: str | None = None
         self._plans = plans
         self._graders = graders
         self._journal = journal
         self._stream = stream
+        self._meter = meter
         self._queue: deque[Request] = deque()
         self._waiting_for: dict[str, _Live[T]] = {}
         self._answered: deque[_Live[T]] = deque()
         self._done: deque[T] = deque()
         self._exhausted = False
+        self._handed_out = 0
+        self._failed_in_a_row = 0
 
     @property
     def finished(self) -> bool:
@@ -127,6 +140,7 @@ class _Scheduler(Generic[T]):
 
     def results(self) -> Iterator[T]:
         while self._done:
+            self._handed_out += 1
             yield self._done.popleft()
 
     def take(self, room: int, idle: bool) -> list[Request]:
@@ -139,16 +153,29 @@ class _Scheduler(Generic[T]):
                 self.collect(wait=True)
             else:
                 break
+        if self._queue and room:
+            self._meter.begin(self._handed_out)
+            self.spent = self.spent or self._meter.spent()
+        if self.spent:
+            return []
         return [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
 
     def store(self, batch: list[tuple[Request, Completion]]) -> None:
         """Stores what the engine drew, then hands it to the graders."""
-        samples = [
-            Sample(request.key, request.problem, request.rung, request.round, request.index, _clean(completion))
-            for request, completion in batch
-        ]
-        self._journal.add_samples(samples)
-        self._grade(samples)
+        if not batch:
+            return
+        drawn: list[Sample] = []
+        failed: list[Sample] = []
+        for request, completion in batch:
+            sample = Sample(
+                request.key, request.problem, request.rung, request.round, request.index, _clean(completion)
+            )
+            (failed if completion.stop == "error" else drawn).append(sample)
+        self._journal.add_samples(drawn)
+        for sample in drawn:
+            self._meter.draw(sample.completion)
+        self._grade(drawn)
+        self._fail(failed, others=len(drawn))
         self._advance()
 
     def collect(self, *, wait: bool) -> None:
@@ -186,6 +213,7 @@ class _Scheduler(Generic[T]):
         live.grader = graded_by(self._graders.name, live.gold)
         self._waiting_for.update(dict.fromkeys(live.requests, live))
         stored = self._journal.samples(list(live.requests))
+        self._meter.found += len(stored)
         verdicts = self._journal.verdicts(list(stored), live.grader)
         self._queue.extend(request for request in requests if request.key not in stored)
         self._grade([sample for key, sample in stored.items() if key not in verdicts])
@@ -195,21 +223,40 @@ class _Scheduler(Generic[T]):
 
     def _grade(self, samples: list[Sample]) -> None:
         """Hands samples to the graders, but for those that did not end by themselves."""
-        ungraded = []
+        truncated = []
         for sample in samples:
             live = self._waiting_for[sample.key]
             live.samples[sample.key] = sample
-            if reason := UNGRADED.get(sample.completion.stop):
-                ungraded.append((sample.key, Verdict("wrong", None, reason)))
-            else:
+            if sample.completion.stop == "stop":
                 self._graders.submit(sample.key, Case(live.question, sample.completion.text, live.gold))
-        self._store_verdicts(ungraded)
+            else:
+                truncated.append((sample.key, TRUNCATED))
+        self._store_verdicts(truncated)
 
     def _store_verdicts(self, verdicts: list[tuple[str, Verdict]]) -> None:
         if verdicts:
             self._journal.add_verdicts((key, self._waiting_for[key].grader, verdict) for key, verdict in verdicts)
             for key, verdict in verdicts:
+                self._meter.judge(verdict)
                 self._settle(key, verdict)
+
+    def _fail(self, failed: list[Sample], others: int) -> None:
+        """Settles requests that failed for good, unless so many have failed in a row that all will.
+
+        Raises:
+            EngineError: they have.
+        """
+        self._failed_in_a_row = 0 if others else self._failed_in_a_row + len(failed)
+        self._meter.failed += len(failed)
+        for sample in failed:
+            cause = sample.completion.error or "it gives no reason"
+            if self._failed_in_a_row >= _BREAK_AFTER:
+                raise EngineError(
+                    f"{self._failed_in_a_row} requests failed in a row, this one with: {cause}; what was drawn is "
+                    "stored: mend the cause, and the same command goes on from here"
+                )
+            self._waiting_for[sample.key].samples[sample.key] = sample
+            self._settle(sample.key, Verdict("undecided", None, f"the engine failed: {cause}"))
 
     def _settle(self, key: str, verdict: Verdict) -> None:
         live = self._waiting_for.pop(key)

@@ -120,7 +120,10 @@ class RunFolder:
         self._write_manifest(manifest)
 
     def finished(self, stage: str, inputs: object, outputs: list[str]) -> None:
-        """Notes that a stage is done; called last, after its files are in place."""
+        """Notes that a stage is done; called last, after its files are in place.
+
+        ``inputs`` is what it rests on, None where something is missing from it: it is never fresh then.
+        """
         manifest = self._manifest()
         manifest["stages"][stage] = {"inputs": digest(inputs), "outputs": outputs}
         manifest["files"] = sorted({*manifest["files"], *outputs})

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import retell
+from retell.engines.slots import Layers
 from retell.engines.transformers import TransformersEngine
 from retell.errors import PolicyError
 from retell.problems import load_problems
@@ -48,6 +49,23 @@ def test_every_request_is_answered_once_and_alike_in_any_batch_and_order() -> No
     assert together.keys() == {request.key for request in todo}
     one_by_one = sample(todo[::-1], 3)
     assert {key: c.ids for key, c in one_by_one.items()} == {key: c.ids for key, c in together.items()}
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_samples_and_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = requests(6, 4)
+    together = sample(todo, 64)
+    prefilled: list[tuple[int, ...]] = []
+    prefill = TransformersEngine._prefill
+
+    def noting(engine: TransformersEngine, prompts: Sequence[tuple[int, ...]]) -> Layers:
+        prefilled.extend(prompts)
+        return prefill(engine, prompts)
+
+    monkeypatch.setattr(TransformersEngine, "_prefill", noting)
+    waves = sorted(todo, key=lambda request: request.index)
+    apart = sample(waves, 6)
+    assert sorted(prefilled) == sorted({request.prompt.ids for request in todo if request.prompt.ids})
+    assert {key: c.ids for key, c in apart.items()} == {key: c.ids for key, c in together.items()}
 
 
 def test_logprobs_are_those_of_the_sampling_distribution_under_a_plain_forward_pass() -> None:

@@ -1,5 +1,6 @@
 """The seam between retell and whatever draws samples."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -18,18 +19,25 @@ class Engine(Protocol):
 
     ``draws`` says whether completions are independent draws from the policy for any prompt; an engine that merely hands
     out what was recorded elsewhere does not. ``context`` is the most tokens of prompt and response together, if known.
+    ``faults`` counts by name what went wrong on the way, whether or not it was mended by trying again.
     """
 
     draws: bool
     context: int | None
+    faults: Counter[str]
 
     def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
         """Takes requests as it has room and yields completions as they finish, in any order.
 
         It ends when ``take`` has nothing left for an idle engine. A completion depends on its request alone: on prompt,
-        sampling parameters and seed, not on what is drawn beside it.
+        sampling parameters and seed, not on what is drawn beside it. A request that failed for good is answered with
+        ``stop="error"``, which is no sample; an empty batch is a pause in which the caller can do its own work.
 
         Raises:
             EngineError: the engine cannot go on.
         """
+        ...
+
+    def close(self) -> None:
+        """Gives back what the engine holds: processes, connections, memory."""
         ...

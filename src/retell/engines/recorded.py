@@ -1,5 +1,6 @@
 """Responses sampled elsewhere: each row's own ``candidates``."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from retell.engines.base import Take
@@ -15,6 +16,7 @@ class RecordedEngine:
     context: int | None = None
 
     def __init__(self, problems: Iterable[Problem]) -> None:
+        self.faults: Counter[str] = Counter()
         self._candidates = {problem.id: problem.candidates or () for problem in problems}
 
     def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
@@ -24,3 +26,6 @@ class RecordedEngine:
                 (request, Completion(self._candidates[request.problem][request.index], None, None, "stop"))
                 for request in requests
             ]
+
+    def close(self) -> None:
+        """Holds nothing."""

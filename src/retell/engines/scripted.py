@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from retell.engines.base import Take
@@ -12,21 +13,46 @@ Script = Callable[[Request, random.Random], Completion | str]
 
 
 class ScriptedEngine:
-    """Answers each request by calling ``script``; ``batch`` at a time, each batch after ``delay`` seconds."""
+    """Answers each request by calling ``script``, with up to ``batch`` requests in flight.
+
+    A request takes ``steps`` of its completion, one by default: with their length, short ones finish first as in a real
+    engine. What is due next is answered together, after ``delay`` seconds.
+    """
 
     draws = True
     context: int | None = None
 
-    def __init__(self, script: Script, *, batch: int = 8, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        batch: int = 8,
+        delay: float = 0.0,
+        steps: Callable[[Completion], int] = lambda _: 1,
+    ) -> None:
+        self.faults: Counter[str] = Counter()
         self._script = script
         self._batch = batch
         self._delay = delay
+        self._steps = steps
 
     def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
-        """Yields a batch of answers at a time."""
-        while requests := take(self._batch, True):
+        """Yields what finishes at the same step."""
+        flying: list[tuple[int, Request, Completion]] = []
+        now = 0
+        while True:
+            for request in take(self._batch - len(flying), not flying):
+                completion = self._answer(request)
+                flying.append((now + self._steps(completion), request, completion))
+            if not flying:
+                return
             time.sleep(self._delay)
-            yield [(request, self._answer(request)) for request in requests]
+            now = min(due for due, _, _ in flying)
+            yield [(request, completion) for due, request, completion in flying if due == now]
+            flying = [one for one in flying if one[0] != now]
+
+    def close(self) -> None:
+        """Holds nothing."""
 
     def _answer(self, request: Request) -> Completion:
         said = self._script(request, random.Random(request.seed))

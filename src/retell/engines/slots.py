@@ -1,5 +1,6 @@
 """A key-value cache of slots: rows of different lengths decode together, finish, and make room for others."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from retell.engines.draw import draw, uniform
 from retell.records import Request
 
+Layers = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, (rows, key heads, columns, size)."""
 GROUPED_ATTENTION = "retell_grouped"
 _GROWTH = 64
 """Least number of columns a cache grows by; it grows by half, so that freed blocks can be used again."""
@@ -43,15 +46,13 @@ class SlotCache(Cache):
         self._seeds = np.zeros(slots, dtype=np.uint64)
         self._steps = np.zeros(slots, dtype=np.uint64)
 
-    def admit(self, requests: Sequence[Request], prefilled: DynamicCache | None, copies: Sequence[int]) -> None:
+    def admit(self, requests: Sequence[Request], prefilled: Layers, copies: Sequence[int]) -> None:
         """Appends rows; the cache of row j is a copy of the prefilled row ``copies[j]``, and its next input the last
         token of its prompt, which was not prefilled.
         """
         new = slice(self.active, self.active + len(requests))
         rows = torch.tensor(copies, device=self._device)
-        for index, layer in enumerate(prefilled.layers if prefilled else ()):
-            assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-            keys, values = layer.keys, layer.values
+        for index, (keys, values) in enumerate(prefilled):
             self._reserve(index, keys, values, keys.shape[2])
             self._keys[index][new, :, : keys.shape[2]] = keys[rows]
             self._values[index][new, :, : values.shape[2]] = values[rows]
@@ -132,6 +133,45 @@ class SlotCache(Cache):
             more = max(length + _GROWTH, int(held * 1.5)) - held
             for tensors in (self._keys, self._values):
                 tensors[layer] = pad(tensors[layer], (0, 0, 0, more))
+
+
+class PromptCache:
+    """Prefilled prompts, the last used ones, so that a later wave of samples of a problem need not prefill it again.
+
+    Args:
+        tokens: how many tokens of prompts are kept.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._held = 0
+        self._layers: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
+
+    def __contains__(self, prompt: tuple[int, ...]) -> bool:
+        return prompt in self._layers
+
+    def keep(self, prompts: Sequence[tuple[int, ...]], prefilled: Layers) -> None:
+        """Keeps the rows of ``prefilled``, which are the prompts without their last token, aligned left."""
+        for row, prompt in enumerate(prompts):
+            length = len(prompt) - 1
+            self._layers[prompt] = [(k[row, :, :length].clone(), v[row, :, :length].clone()) for k, v in prefilled]
+            self._held += len(prompt)
+        while self._held > self._tokens:
+            prompt, _ = self._layers.popitem(last=False)
+            self._held -= len(prompt)
+
+    def rows(self, prompts: Sequence[tuple[int, ...]]) -> Layers:
+        """The kept rows of some prompts in one batch."""
+        for prompt in prompts:
+            self._layers.move_to_end(prompt)
+        layers = zip(*(self._layers[prompt] for prompt in prompts), strict=True)
+        return [tuple(_stack(tensors) for tensors in zip(*layer, strict=True)) for layer in layers]  # type: ignore[misc]
+
+
+def _stack(rows: Sequence[Tensor]) -> Tensor:
+    """Rows (heads, columns, size) of different lengths as one batch, aligned left."""
+    columns = max(row.shape[1] for row in rows)
+    return torch.stack([pad(row, (0, 0, 0, columns - row.shape[1])) for row in rows])
 
 
 def grouped_attention(

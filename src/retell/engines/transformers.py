@@ -5,16 +5,18 @@ prompt that several requests share is prefilled once.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from retell.engines.base import Take
-from retell.engines.slots import GROUPED_ATTENTION, SlotCache
+from retell.engines.slots import GROUPED_ATTENTION, Layers, PromptCache, SlotCache
 from retell.errors import EngineError, PolicyError
 from retell.logprobs import batches, pad
 from retell.policy import default_device, load_model
@@ -25,6 +27,8 @@ _REFILL = 8
 """Refill once an eighth of the slots is free: prefilling a few rows at a time would waste the batch."""
 _PREFILL_TOKENS = 32768
 """Tokens prefilled in one forward pass, padding included."""
+_KEPT_TOKENS = 32768
+"""Tokens of prompts whose prefilled cache is kept for later samples of the same prompt."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,8 @@ class TransformersEngine:
         device: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self.faults: Counter[str] = Counter()
+        self._prompts = PromptCache(_KEPT_TOKENS)
         self._batch_size = batch_size
         self._device = device or default_device()
         self._model = load_model(folder, dtype, self._device, trust_remote_code).eval()
@@ -86,25 +92,31 @@ class TransformersEngine:
             if finished:
                 yield [self._complete(slot) for slot in finished]
 
+    def close(self) -> None:
+        """Gives the model's memory back."""
+        del self._model
+
     def _admit(self, requests: Sequence[Request], cache: SlotCache) -> list[_Slot]:
-        """Prefills each distinct prompt once, all but its last token, which is decoded with the others."""
+        """Prefills each distinct prompt that is not kept, all but its last token, which is decoded with the others."""
         by_prompt: dict[tuple[int, ...], list[Request]] = {}
         for request in requests:
             if not request.prompt.ids:
                 raise EngineError(f"the prompt of {request.problem} has no token ids: it was built without a tokenizer")
             by_prompt.setdefault(request.prompt.ids, []).append(request)
         admitted: list[_Slot] = []
-        for numbers in batches([len(prompt) for prompt in by_prompt], _PREFILL_TOKENS):
-            prompts = [list(by_prompt)[number] for number in numbers]
-            queue = [request for prompt in prompts for request in by_prompt[prompt]]
-            copies = [row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]]
-            cache.admit(queue, self._prefill(prompts), copies)
-            admitted += [_Slot(request) for request in queue]
+        for known in (True, False):
+            queue = [prompt for prompt in by_prompt if (prompt in self._prompts) == known]
+            for numbers in batches([len(prompt) for prompt in queue], _PREFILL_TOKENS):
+                prompts = [queue[number] for number in numbers]
+                rows = [request for prompt in prompts for request in by_prompt[prompt]]
+                copies = [row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]]
+                cache.admit(rows, self._prompts.rows(prompts) if known else self._prefill(prompts), copies)
+                admitted += [_Slot(request) for request in rows]
         return admitted
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> DynamicCache | None:
+    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> Layers:
         if max(map(len, prompts)) == 1:
-            return None
+            return ()
         ids, attention, _ = pad([(prompt[:-1], ()) for prompt in prompts])
         prefilled = DynamicCache(config=self._model.config)
         self._model.base_model(
@@ -113,7 +125,9 @@ class TransformersEngine:
             past_key_values=prefilled,
             use_cache=True,
         )
-        return prefilled
+        layers = [_tensors(layer) for layer in prefilled.layers]
+        self._prompts.keep(prompts, layers)
+        return layers
 
     def _step(self, slots: list[_Slot], cache: SlotCache) -> list[_Slot]:
         """Decodes one token for every slot; finished ones are removed and returned."""
@@ -141,6 +155,11 @@ class TransformersEngine:
             stop="stop" if ended else "length",
         )
         return slot.request, completion
+
+
+def _tensors(layer: object) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+    return layer.keys, layer.values
 
 
 def _require_full_attention(config: Any) -> None:
