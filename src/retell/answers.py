@@ -17,7 +17,7 @@ _SAID = re.compile(
 )
 """What calls the text after it the answer; in a heading it need not say so."""
 _UNMEANT = re.compile(
-    r"\b(?:not|suppos\w+|assum\w+|if|whether|wrong|doubt|mistake|claims?|says?|some|true|true\sthat)\b|n't\b",
+    r"\b(?:not|suppos\w+|assum\w+|if|whether|wrong|doubt|mistake|claims?|says?|some|true)\b|n't\b",
     re.IGNORECASE,
 )
 """Before the answer in its sentence: it is not what the response holds for it."""

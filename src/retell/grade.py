@@ -144,14 +144,12 @@ class _Output:
     def __init__(self, source: Path, out: Path) -> None:
         if not is_text(str(out)):
             raise RecipeError(f"the name {str(out)!r} is no valid UTF-8: choose another --out")
-        if os.path.isdir(out):
-            raise RecipeError(f"--out {out} is a folder: name a file in it")
         self._out = out
         self._target = Path(os.path.realpath(out))
-        self._part = self._target.with_name(f".{self._target.name}.part")
-        self._record = self._target.with_name(f".{self._target.name}.record")
         if os.path.exists(self._target) and not os.path.isfile(self._target):
             raise RecipeError(f"--out {out} is there and is no file: choose another")
+        self._part = self._target.with_name(f".{self._target.name}.part")
+        self._record = self._target.with_name(f".{self._target.name}.record")
         if any(os.path.exists(path) and path.samefile(source) for path in (self._target, self._part, self._record)):
             raise RecipeError(f"--out {out} is the file that is to be graded: choose another")
 

@@ -11,7 +11,6 @@ from string import ascii_lowercase
 
 from retell.graders.expressions import PI, Call, Node, Number, Symbol
 from retell.graders.forms import (
-    Based,
     Choice,
     Clock,
     Form,
@@ -24,6 +23,7 @@ from retell.graders.forms import (
     Scalar,
     Words,
     infinite,
+    node_of,
 )
 from retell.graders.realsets import Piece, real_set
 from retell.graders.rounding import is_rounding
@@ -64,10 +64,6 @@ class Equality:
                 return self._same(rest, answer)
             case _, Choice(rest=Scalar() | Words() as rest):
                 return self._same(gold, rest)
-            case Words(), Words():
-                return gold == answer
-            case Based(), Based():
-                return gold == answer
             case Clock(), Clock():
                 return _same_time(gold, answer)
             case Ratio(), Ratio():
@@ -105,10 +101,10 @@ class Equality:
             return infinite(gold) == infinite(answer)
         factor = Fraction(1)
         if gold.unit and answer.unit:
-            if _is_angle(gold) and _is_radian(answer):
-                return self._expressions_of(_radians, gold, answer)
-            if _is_radian(gold) and _is_angle(answer):
-                return self._expressions_of(_radians, answer, gold)
+            if _measures(gold, "angle") and _measures(answer, "radian"):
+                return self._angles(gold, answer)
+            if _measures(gold, "radian") and _measures(answer, "angle"):
+                return self._angles(answer, gold)
             if gold.unit.dimensions == answer.unit.dimensions:
                 factor = answer.unit.size / gold.unit.size
             elif not (gold.unit.counted and answer.unit.counted and same_thing(gold.unit, answer.unit)):
@@ -123,11 +119,12 @@ class Equality:
         if gold.percent != answer.percent:
             return self._percent(gold, wanted, found)
         verdict = self._expressions(wanted, found)
-        if verdict is False and _is_angle(gold) != _is_angle(answer) and not (gold.unit and answer.unit):
-            degrees, plain = (found, wanted) if _is_angle(answer) else (wanted, found)
+        angles = [_measures(side, "angle") for side in (gold, answer)]
+        if verdict is False and angles[0] != angles[1] and not (gold.unit and answer.unit):
+            degrees, plain = (wanted, found) if angles[0] else (found, wanted)
             if "\\pi" in plain.text:
                 verdict = same_value(_radians(degrees), plain)
-        return verdict if verdict is not False or _is_money(gold) else is_rounding(wanted, found)
+        return verdict if verdict is not False or _measures(gold, "money") else is_rounding(wanted, found)
 
     def _percent(self, gold: Scalar, wanted: Expression, found: Expression) -> bool | None:
         """25 % is 0.25; where the other side stands for a percentage without its sign, 25 % is 25."""
@@ -141,10 +138,10 @@ class Equality:
         verdict = same_value(one, other)
         return self._algebra(one.text, other.text) if verdict is None else verdict
 
-    def _expressions_of(self, convert: Callable[[Expression], Expression], one: Scalar, other: Scalar) -> bool | None:
-        if one.expression is None or other.expression is None:
+    def _angles(self, degrees: Scalar, radians: Scalar) -> bool | None:
+        if degrees.expression is None or radians.expression is None:
             return None
-        return self._expressions(convert(one.expression), other.expression)
+        return self._expressions(_radians(degrees.expression), radians.expression)
 
     def _ratios(self, gold: Sequence[Form], answer: Sequence[Form]) -> bool | None:
         if len(gold) != len(answer):
@@ -155,8 +152,9 @@ class Equality:
     # Lists
 
     def _groups(self, gold: Group, answer: Group) -> bool | None:
-        if (_coordinates(gold) != gold) != (_coordinates(answer) != answer):
-            gold, answer = _coordinates(gold), _coordinates(answer)
+        mine, theirs = _coordinates(gold), _coordinates(answer)
+        if (mine is gold) != (theirs is answer):
+            gold, answer = mine, theirs
             if len(gold.items) != len(answer.items) or "{" in (gold.opening, answer.opening):
                 return False
             return self._ordered(gold.items, answer.items)
@@ -291,8 +289,6 @@ class Equality:
             return self._unordered(gold.parts, answer.parts)
         if isinstance(gold, Relation) and isinstance(answer, Relation):
             return self._orders(gold, answer)
-        if isinstance(gold, Numbers) and isinstance(answer, Numbers):
-            return gold == answer
         if isinstance(gold, Group) and isinstance(answer, Group):
             return self._ordered(gold.items, answer.items)
         return False
@@ -399,16 +395,8 @@ def _has_symbols(scalar: Scalar) -> bool:
     return scalar.expression is not None and bool(scalar.expression.symbols)
 
 
-def _is_money(scalar: Scalar) -> bool:
-    return scalar.unit is not None and scalar.unit.dimensions == (("money", 1),)
-
-
-def _is_angle(scalar: Scalar) -> bool:
-    return scalar.unit is not None and scalar.unit.dimensions == (("angle", 1),)
-
-
-def _is_radian(scalar: Scalar) -> bool:
-    return scalar.unit is not None and scalar.unit.dimensions == (("radian", 1),)
+def _measures(scalar: Scalar, dimension: str) -> bool:
+    return scalar.unit is not None and scalar.unit.dimensions == ((dimension, 1),)
 
 
 def _radians(degrees: Expression) -> Expression:
@@ -442,8 +430,7 @@ def _coordinates(group: Group) -> Group:
 
 def _bound(relation: Relation) -> str | None:
     """The variable ``x`` of a definition ``f(x) = …``."""
-    function = relation.members[0]
-    node = function.expression.node if isinstance(function, Scalar) and function.expression else None
+    node = node_of(relation.members[0])
     if isinstance(node, Call) and node.name.endswith("()") and len(node.arguments) == 1:
         argument = node.arguments[0]
         return argument.name if isinstance(argument, Symbol) else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from retell.graders.latex import FUNCTIONS, Token, Unreadable, Unsupported
+from retell.graders.latex import FUNCTIONS, GREEK, Token, Unreadable, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,13 @@ PI, E, IMAGINARY, INFINITY = Symbol("\\pi"), Symbol("e"), Symbol("i"), Symbol("\
 CONSTANTS = (PI, E, IMAGINARY, INFINITY)
 _DEEPEST = 60
 _ACCENTS = frozenset("dot ddot hat bar vec tilde overline underline widehat widetilde overrightarrow overset".split())
-_LETTERS = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma tau upsilon phi chi "
-    "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar odot mho nabla aleph Alpha Beta "
-    "angle triangle square circ perp prime star dagger".split()
+_LETTERS = GREEK | frozenset(
+    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar odot mho nabla aleph Alpha Beta square circ "
+    "perp prime star dagger".split()
 )
 _ADVANCED = frozenset(
-    "sum prod int iint iiint oint lim limsup liminf sup inf det bmod pmod mod partial bigcup bigcap operatorname arg "
-    "gcf deg dim ker Pr mathbbE infty cases asec arccsc sgn cis Re Im".split()
+    "sum prod int iint iiint oint lim limsup liminf sup det bmod pmod mod partial bigcup bigcap arg gcf deg dim ker Pr "
+    "cases asec arccsc sgn cis Re Im".split()
 )
 _NO_PRODUCTS = frozenset("and are but for has not odd the was yes".split())
 
@@ -187,6 +186,7 @@ class Parser:
         return self._postfixed(self._primary())
 
     def _primary(self) -> Node:
+        r"""A single thing or a group, which is what an argument of ``\frac`` and its like is, too."""
         token = self._next()
         if token.kind == "number":
             if self._is("_"):
@@ -239,26 +239,20 @@ class Parser:
         self._bars = bars
         return inner
 
-    def _argument(self) -> Node:
-        r"""An argument of ``\frac`` and its like: a group, a single digit, or a single thing."""
-        if self._is("{"):
-            return self._group()
-        return self._primary()
-
     def _named(self, token: Token) -> Node:
         name = token.text
         if name in ("pi", "infty"):
             return PI if name == "pi" else INFINITY
         if name == "frac":
-            return self._derivative() or Call("div", (self._argument(), self._argument()))
+            return self._derivative() or Call("div", (self._primary(), self._primary()))
         if name == "binom":
-            return Call("binom", (self._argument(), self._argument()))
+            return Call("binom", (self._primary(), self._primary()))
         if name == "sqrt":
             index: Node = number("2")
             if self._is("["):
                 self._next()
                 index = self._closed("]")
-            return Call("root", (self._argument(), index))
+            return Call("root", (self._primary(), index))
         if name in ("lfloor", "lceil"):
             inner = self.sum()
             self._expect("rfloor" if name == "lfloor" else "rceil")
@@ -319,7 +313,7 @@ class Parser:
             if self._next().text == "^":
                 power = self._script()
             else:
-                base = self._argument() if self._is("{") else self._script()
+                base = self._script()
         if isinstance(power, Call) and power.name == "neg" and power.arguments == (number("1"),):
             name, power = f"arc{name}", None
         arguments = self._arguments(name)
@@ -333,23 +327,28 @@ class Parser:
         within, self._within_function = self._within_function, True
         try:
             if self._is("("):
-                self._next()
                 bars, self._bars = self._bars, 0
-                arguments = [self.sum()]
-                while self._is(","):
-                    self._next()
-                    arguments.append(self.sum())
+                arguments = self._listed()
                 self._expect(")")
                 self._bars = bars
-                return tuple(arguments)
+                return arguments
             if self._is("{") or name in ("sqrt", "abs"):
-                return (self._postfixed(self._argument()),)
+                return (self._postfixed(self._primary()),)
             argument = self._signed_factor()
             while self._starts_factor() and not self._at_function():
                 argument = self._times(argument)
             return (argument,)
         finally:
             self._within_function = within
+
+    def _listed(self) -> tuple[Node, ...]:
+        """The arguments after an opening parenthesis, up to the closing one."""
+        self._next()
+        arguments = [self.sum()]
+        while self._is(","):
+            self._next()
+            arguments.append(self.sum())
+        return tuple(arguments)
 
     def _at_function(self) -> bool:
         token = self._peek()
@@ -374,16 +373,12 @@ class Parser:
         single = len(inner) == 2 and inner[0].kind in ("number", "letter", "name") and inner[1].text in "),"
         if not single and name not in ("f", "g", "h", "F", "G", "H", "P", "\\Gamma", "\\phi", "\\delta"):
             return None
-        self._next()
-        arguments = [self.sum()]
-        while self._is(","):
-            self._next()
-            arguments.append(self.sum())
+        arguments = self._listed()
         if not self._is(")"):
             self._place = start
             return None
         self._next()
-        return Call(f"{name}()", tuple(arguments))
+        return Call(f"{name}()", arguments)
 
     def _peek(self) -> Token | None:
         return self._tokens[self._place] if self._place < len(self._tokens) else None

@@ -104,9 +104,14 @@ class Ratio:
 Form: TypeAlias = Scalar | Group | Matrix | Relation | Operation | Numbers | Words | Choice | Based | Clock | Ratio
 
 
+def node_of(form: Form) -> Node | None:
+    """The expression of a scalar, where it has one."""
+    return form.expression.node if isinstance(form, Scalar) and form.expression else None
+
+
 def infinite(form: Form) -> int:
     """1 for infinity, -1 for minus infinity, else 0."""
-    node: Node | None = form.expression.node if isinstance(form, Scalar) and form.expression else None
+    node = node_of(form)
     if node == INFINITY:
         return 1
     return -1 if isinstance(node, Call) and node.name == "neg" and node.arguments == (INFINITY,) else 0
@@ -114,5 +119,5 @@ def infinite(form: Form) -> int:
 
 def variable(form: Form) -> str | None:
     """The name of a scalar that is one variable."""
-    node = form.expression.node if isinstance(form, Scalar) and form.expression else None
+    node = node_of(form)
     return node.name if isinstance(node, Symbol) and node not in CONSTANTS else None

@@ -42,7 +42,7 @@ _SYNONYMS = {
     "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "lbrack": "[", "rbrack": "]",
     "times": "*", "cdot": "*", "ast": "*", "div": "/", "degree": "°", "lt": "<", "gt": ">", "setminus": "backslash",
     "euro": "€", "pounds": "£", "cdots": "ldots", "dots": "ldots", "dotsc": "ldots", "dotsb": "ldots",
-    "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "Re": "Re", "bold": "mathbf",
+    "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "bold": "mathbf",
 }  # fmt: skip
 _LETTERS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "inf": "infty", "oo": "infty"}
 _LAYOUT = frozenset(
@@ -55,7 +55,7 @@ _FONTS = frozenset("mathbf boldsymbol mathit mathcal mathfrak mathsf mathscr bm"
 _LONGEST_NUMBER = 4000
 _DEEPEST = 10
 """Commands around a text: bold within a box within a text."""
-_GREEK = frozenset(
+GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
     "chi psi omega".split()
 )
@@ -243,7 +243,7 @@ class _Tokenizer:
         run, self._place = match[0], match.end()
         if run.lower() in FUNCTIONS or run.lower() in _LETTERS:
             self._add("name", _LETTERS.get(run.lower(), run.lower()))
-        elif run in _GREEK or run.lower() in ("pi", "theta"):
+        elif run in GREEK or run.lower() in ("pi", "theta"):
             self._add("name", run.lower())
         else:
             self._add("letter" if len(run) == 1 else "word", run)

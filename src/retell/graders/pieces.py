@@ -36,8 +36,12 @@ def outside(tokens: Sequence[Token]) -> list[int]:
 
 def split(tokens: Sequence[Token], separator: str, kind: str = "mark") -> list[Sequence[Token]]:
     """The parts of a list between separators outside all brackets."""
-    cuts = [place for place in outside(tokens) if tokens[place].kind == kind and tokens[place].text == separator]
-    return [tokens[start + 1 : end] for start, end in pairwise([-1, *cuts, len(tokens)])]
+    return cut(tokens, [p for p in outside(tokens) if tokens[p].kind == kind and tokens[p].text == separator])
+
+
+def cut(tokens: Sequence[Token], places: Sequence[int]) -> list[Sequence[Token]]:
+    """What stands before, between and behind the tokens at these places."""
+    return [tokens[start + 1 : end] for start, end in pairwise([-1, *places, len(tokens)])]
 
 
 def end_of_group(tokens: Sequence[Token], start: int) -> int:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
 from string import ascii_lowercase
 
 from retell.graders.expressions import Call, Number, Parser, Symbol
@@ -21,7 +20,7 @@ from retell.graders.forms import (
     Words,
 )
 from retell.graders.latex import Token, Unreadable, Unsupported, tokenize
-from retell.graders.pieces import depths, end_of_group, is_mark, outside, source, split
+from retell.graders.pieces import cut, depths, end_of_group, is_mark, outside, source, split
 from retell.graders.units import SCALES, is_unit, unit_of
 from retell.graders.values import Expression
 from retell.graders.wording import DENYING, dated, figures, words_of
@@ -34,7 +33,6 @@ _ARROWS = ("therefore", "implies", "Rightarrow")
 _CURRENCY = "$€£¥"
 _WORDLIKE = frozenset("aABCDEFGHIJ")
 """Letters that begin a phrase, or choose, rather than stand for a quantity that a unit follows."""
-_BEFORE_MONEY = frozenset("rs rs. inr usd us".split())
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|solution|value|result)\b"
     r".{0,40}?(?:is|:|=|are)$",
@@ -166,23 +164,20 @@ def _structures(tokens: Sequence[Token]) -> list[Form]:
 
 def _separated(tokens: Sequence[Token]) -> tuple[str, list[Sequence[Token]]] | None:
     """The parts between ``and``, ``or`` and semicolons, if there are any."""
-    cuts, operators = [], set()
-    for place in outside(tokens):
-        token = tokens[place]
-        said = token.text.lower().strip(" ,") if token.kind in ("text", "word") else token.text
-        if (token.kind in ("text", "word") and said in ("and", "or")) or (
-            token.kind == "name" and said in ("land", "lor")
-        ):
-            operators.add("or" if said in ("or", "lor") else "and")
-            cuts.append(place)
-        elif is_mark(token, ";"):
-            operators.add("")
-            cuts.append(place)
-    if not cuts:
+    found = {place: operator for place in outside(tokens) if (operator := _operator(tokens[place])) is not None}
+    if not found:
         return None
-    edges = [-1, *cuts, len(tokens)]
-    parts = [_bare(tokens[start + 1 : end]) for start, end in pairwise(edges)]
+    parts = [_bare(part) for part in cut(tokens, list(found))]
+    operators = set(found.values())
     return (operators.pop() if len(operators) == 1 else ""), [part for part in parts if part]
+
+
+def _operator(token: Token) -> str | None:
+    """How a token joins what it stands between; a semicolon does not say how, and most tokens do not join."""
+    for operator, name in (("and", "land"), ("or", "lor")):
+        if _says(token, operator) or (token.kind == "name" and token.text == name):
+            return operator
+    return "" if is_mark(token, ";") else None
 
 
 def _bare(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -197,7 +192,7 @@ def _bare(tokens: Sequence[Token]) -> Sequence[Token]:
 def _grouped_number(tokens: Sequence[Token]) -> Sequence[Token] | None:
     """``1,234.5`` as one number, perhaps with a sign, a currency or a unit around it; None if the commas are others."""
     start = 0
-    while start < len(tokens) and is_mark(tokens[start], "$", "-", "+", "€", "£", "¥"):
+    while start < len(tokens) and is_mark(tokens[start], "-", "+", *_CURRENCY):
         start += 1
     end = start
     digits = ""
@@ -222,9 +217,7 @@ def _grouped_parts(tokens: Sequence[Token], parts: list[Sequence[Token]]) -> lis
     wide = [place for place in commas if place + 1 < len(tokens) and tokens[place + 1].space]
     if not wide or len(wide) == len(commas):
         return parts
-    edges = [-1, *wide, len(tokens)]
-    pieces = [tokens[start + 1 : end] for start, end in pairwise(edges)]
-    grouped = [_grouped_number(piece) if len(split(piece, ",")) > 1 else piece for piece in pieces]
+    grouped = [_grouped_number(piece) if len(split(piece, ",")) > 1 else piece for piece in cut(tokens, wide)]
     return parts if any(piece is None for piece in grouped) else [piece for piece in grouped if piece is not None]
 
 
@@ -292,8 +285,7 @@ def _relation(token: Token) -> str | None:
 
 def _related(tokens: Sequence[Token], places: list[int]) -> Form:
     operators = tuple(_RELATIONS[tokens[place].text] for place in places)
-    edges = [-1, *places, len(tokens)]
-    parts = [tokens[start + 1 : end] for start, end in pairwise(edges)]
+    parts = cut(tokens, places)
     if not parts[-1]:
         raise Unreadable("a relation that breaks off")
     name = _name(parts[0])
@@ -317,33 +309,47 @@ def _related(tokens: Sequence[Token], places: list[int]) -> Form:
 
 def _name(tokens: Sequence[Token]) -> str | None:
     """What the left side of a relation names, or None if it is an expression: ``x``, ``f(x)``, ``AB``, ``area``."""
+    return "".join(token.text for token in tokens if token.text not in "{}") if _is_name(tokens) else None
+
+
+def _is_name(tokens: Sequence[Token]) -> bool:
     bare = [token for token in tokens if not (token.kind == "name" and token.text in ("angle", "triangle"))]
-    text = "".join(token.text for token in tokens if token.text not in "{}")
     if not bare:
-        return None
-    try:
-        parser = Parser(tokens)
-        node = parser.sum()
-        angle = isinstance(node, Call) and node.name in _ANGLES and isinstance(node.arguments[0], Symbol)
-        if not parser.rest and (isinstance(node, Symbol) or angle):
-            return text
-    except (Unreadable, Unsupported):
-        pass
-    first, others = bare[0], bare[1:]
-    if is_mark(first, "|") and is_mark(bare[-1], "|") and "".join(token.text for token in others[:-1]).isupper():
-        return text
-    if is_mark(first, "(") and is_mark(bare[-1], ")"):
-        names = [_name(part) for part in split(bare[1:-1], ",")]
+        return False
+    if _is_symbol(tokens):
+        return True
+    first, inner, last = bare[0], bare[1:-1], bare[-1]
+    if is_mark(first, "|") and is_mark(last, "|") and "".join(token.text for token in inner).isupper():
+        return True
+    if is_mark(first, "(") and is_mark(last, ")"):
+        names = [_name(part) for part in split(inner, ",")]
         alphabetical = sorted(map(str, names))
         turned = names != alphabetical and "".join(alphabetical) in ascii_lowercase  # (y, x) = (2, 3)
-        return text if len(names) > 1 and all(names) and not turned else None
+        return len(names) > 1 and all(names) and not turned
     if first.kind == "text" or (first.kind == "word" and len(first.text) > 4):
-        worded = all(token.kind in ("text", "word", "letter") for token in others)
-        return text if worded and not _denies(" ".join(token.text for token in bare)) else None
-    if first.kind not in ("letter", "word", "name") or (first.kind == "name" and first.text in ("frac", "sqrt")):
-        return None
+        worded = all(token.kind in ("text", "word", "letter") for token in bare[1:])
+        return worded and not _denies(" ".join(token.text for token in bare))
     if first.kind == "word" and not (first.text.isupper() or len(bare) < len(tokens)):
-        return None  # xy = 5 is an equation; AB = 5 says how long AB is
+        return False  # xy = 5 is an equation; AB = 5 says how long AB is
+    return _is_quantity(bare)
+
+
+def _is_symbol(tokens: Sequence[Token]) -> bool:
+    """A variable, with its subscript, or an angle by one of its functions."""
+    parser = Parser(tokens)
+    try:
+        node = parser.sum()
+    except (Unreadable, Unsupported):
+        return False
+    angle = isinstance(node, Call) and node.name in _ANGLES and isinstance(node.arguments[0], Symbol)
+    return not parser.rest and (isinstance(node, Symbol) or angle)
+
+
+def _is_quantity(tokens: Sequence[Token]) -> bool:
+    """Points or a function, perhaps inverse, with subscript, primes and arguments: ``AB``, ``f^{-1}(x)``."""
+    first, others = tokens[0], tokens[1:]
+    if first.kind not in ("letter", "word", "name") or (first.kind == "name" and first.text in ("frac", "sqrt")):
+        return False
     place = 0
     if others and is_mark(others[0], "_"):
         place = end_of_group(others, 1)
@@ -353,13 +359,9 @@ def _name(tokens: Sequence[Token]) -> str | None:
         place += 1
     if place > len(others):
         raise Unreadable("a subscript that breaks off")
-    if place == len(others):
-        return text
-    if is_mark(others[place], "(") and is_mark(others[-1], ")"):
-        return text
-    if all(token.kind == "letter" and token.text.isupper() for token in bare):
-        return text
-    return None
+    if place == len(others) or (is_mark(others[place], "(") and is_mark(others[-1], ")")):
+        return True
+    return all(token.kind == "letter" and token.text.isupper() for token in tokens)
 
 
 def _bracketed(tokens: Sequence[Token]) -> Form | None:
@@ -488,18 +490,19 @@ def _end_of_value(tokens: Sequence[Token]) -> int:
                 return place
             continue
         after_value = place > 0 and not is_mark(tokens[place - 1], "_", "^", "+", "-", "*", "/", "=")
-        if after_value and token.kind == "text":
-            return place
-        if after_value and token.kind == "word" and token.space and (is_unit(token.text) or len(token.text) > 4):
-            return place
-        if after_value and token.kind == "word" and is_unit(token.text) and tokens[place - 1].kind == "number":
-            return place
-        if after_value and token.kind == "word" and token.text in ("percent", "units", "unit"):
-            return place
-        counted = after_value and token.kind == "word" and tokens[place - 1].kind == "number" and token.space
-        if counted and (len(token.text) > 3 or place + 1 < len(tokens)):
+        if after_value and (token.kind == "text" or (token.kind == "word" and _begins_unit(tokens, place))):
             return place
     return len(tokens)
+
+
+def _begins_unit(tokens: Sequence[Token], place: int) -> bool:
+    """Whether a word after a value says what it is of, and is no product of symbols: ``5 xyz``."""
+    word, apart, counted = tokens[place].text, tokens[place].space, tokens[place - 1].kind == "number"
+    if word in ("percent", "units", "unit"):
+        return True
+    if is_unit(word):
+        return apart or counted
+    return apart and (len(word) > 4 or (counted and (len(word) > 3 or place + 1 < len(tokens))))
 
 
 _ANGLES = frozenset("sin cos tan cot sec csc".split())

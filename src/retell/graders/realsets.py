@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from retell.graders.expressions import Call, Node, Number, Symbol
-from retell.graders.forms import Form, Group, Numbers, Operation, Relation, Scalar, infinite, variable
+from retell.graders.forms import Form, Group, Numbers, Operation, Relation, Scalar, infinite, node_of, variable
 from retell.graders.values import Expression, approximate
 
 
@@ -103,9 +103,9 @@ def _real_distance(relation: Relation) -> RealSet | None:
         return None
     left, right = relation.members
     operator = relation.operators[0]
-    if isinstance(_node(right), Call):
+    if isinstance(node_of(right), Call):
         left, right, operator = right, left, operator.translate(str.maketrans("<>", "><"))
-    inside, radius = _node(left), _end(right)
+    inside, radius = node_of(left), _end(right)
     if not isinstance(inside, Call) or inside.name != "abs" or radius is None or not 0 < radius.at < math.inf:
         return None
     match inside.arguments[0]:
@@ -117,17 +117,13 @@ def _real_distance(relation: Relation) -> RealSet | None:
             centre = Call("neg", (shift,))
         case _:
             return None
-    reach = _node(right)
+    reach = node_of(right)
     assert reach is not None
     ends = [_end_at(Call("add", (centre, far))) for far in (Call("neg", (reach,)), reach)]
     closed = operator.endswith("=")
     inner = [Piece(ends[0], closed, ends[1], closed)]
     outer = [Piece(ends[0], not closed, ends[1], not closed)]
     return name, inner if operator[0] == "<" else _complement(outer)
-
-
-def _node(form: Form) -> Node | None:
-    return form.expression.node if isinstance(form, Scalar) and form.expression else None
 
 
 def _end_at(node: Node) -> End:

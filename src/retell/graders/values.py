@@ -45,7 +45,7 @@ _COUNTS = frozenset("i j k l m n p q r N M K".split())
 class Expression:
     """A parsed expression; equal texts are the same expression."""
 
-    __slots__ = ("__weakref__", "_values", "node", "nothing", "symbols", "text", "too_large", "whole")
+    __slots__ = ("_values", "node", "nothing", "symbols", "text", "too_large", "whole")
 
     def __init__(self, node: Node, text: str) -> None:
         self.node = node
@@ -110,6 +110,8 @@ _MP: Any = mpmath.MPContext()
 _MP.dps = 50
 _SCALES = (Fraction(1), Fraction(1), Fraction(9), Fraction(71), Fraction(3001), Fraction(1, 97))
 """Of the values of symbols at the points: |x - 5| is 5 - x for a while."""
+_SHIFTS = (0, 1, 2, 21, 37, 50)
+"""Of the values of symbols for whole numbers at the points."""
 _SIGNS: tuple[Points, Points] = ("positive", "signed")
 _BITS = 1 << 16
 """Largest exact number."""
@@ -147,7 +149,7 @@ def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | Non
         return verdict
     if (one.whole or other.whole) and one.symbols != other.symbols:
         return False  # a floor is the same for many numbers
-    kinds: tuple[Points, ...] = ("integer",) if one.whole or other.whole else ("positive", "signed")
+    kinds: tuple[Points, ...] = ("integer",) if one.whole or other.whole else _SIGNS
     agreed = 0
     for points in kinds:
         for index in range(len(_SCALES)):
@@ -165,8 +167,8 @@ def _same_at(one: Expression, other: Expression, common_log: bool) -> bool | Non
 def _leaves_the_reals(one: Expression, other: Expression, index: int) -> bool:
     """Whether what is real at a positive point is not at a signed one."""
     for expression in (one, other):
-        values = [expression.value(points, index) for points in _SIGNS]
-        if values[1] and isinstance(values[1][0], _MP.mpc) and values[0] and not isinstance(values[0][0], _MP.mpc):
+        positive, signed = (expression.value(points, index) for points in _SIGNS)
+        if positive and signed and is_real(positive[0]) and not is_real(signed[0]):
             return True
     return False
 
@@ -246,7 +248,7 @@ def _at(name: str, points: Points, index: int) -> Fraction:
     """The fixed value of a symbol at a point."""
     chance = int.from_bytes(blake2b(f"{name}\0{index}".encode(), digest_size=8).digest(), "big")
     if points == "integer":
-        return Fraction(4 + chance % 11 + (index, index, index, 21, 37, 50)[index])
+        return Fraction(4 + chance % 11 + _SHIFTS[index])
     value = Fraction(211 + chance % 997, 421 + (chance >> 20) % 97) * _SCALES[index]
     return -value if points == "signed" and (chance >> 40) % 3 else value
 
@@ -280,20 +282,12 @@ class _Valuation:
         if isinstance(value, Fraction):
             if value.numerator.bit_length() + value.denominator.bit_length() > 2 * _BITS:
                 raise TooLarge
-            if value.numerator.bit_length() - value.denominator.bit_length() > 1000:
-                size = 1e300
-            elif value.denominator.bit_length() - value.numerator.bit_length() > 1000:
-                size = 1e-300
-            else:
-                size = abs(float(value))
         else:
             if not _MP.isfinite(value):
                 raise NoValue("not finite")
             if abs(_MP.mag(value)) > _LARGEST_LOG:
                 raise TooLarge
-            modulus = abs(value)
-            size = 1e300 if modulus > 1e300 else 1e-300 if 0 < modulus < 1e-300 else float(modulus)
-        if size:
+        if size := _size(value):
             self._largest, self._smallest = max(self._largest, size), min(self._smallest, size)
         return value
 
@@ -330,7 +324,7 @@ class _Valuation:
             return _root(*values)
         if name.endswith("()"):
             return self._unknown(name, values)
-        operation = _INTEGRAL.get(name)
+        operation = _OPERATIONS.get(name)
         if operation:
             return operation(values)
         if name == "log" and self._common_log:
@@ -358,6 +352,15 @@ class _Valuation:
                 both = isinstance(total, Fraction) and isinstance(term, Fraction)
                 total = total + term if both else _mp(total) + _mp(term)
         return total
+
+
+def _size(value: Value) -> float:
+    """How far a value is from zero, about; 1e300 or 1e-300 where that is more or less than these."""
+    if isinstance(value, Fraction):
+        bits = value.numerator.bit_length() - value.denominator.bit_length()
+        return 1e300 if bits > 1000 else 1e-300 if bits < -1000 else abs(float(value))
+    modulus = abs(value)
+    return 1e300 if modulus > 1e300 else 1e-300 if 0 < modulus < 1e-300 else float(modulus)
 
 
 def _simpler(value: Value) -> Value:
@@ -473,12 +476,12 @@ def _round(up: bool) -> Callable[[list[Value]], Value]:
 
 
 def _real(values: list[Value]) -> list[Value]:
-    if any(isinstance(value, _MP.mpc) for value in values):
+    if not all(map(is_real, values)):
         raise Undefined("an order of complex numbers")
     return values if all(isinstance(value, Fraction) for value in values) else list(map(_mp, values))
 
 
-_INTEGRAL: dict[str, Callable[[list[Value]], Value]] = {
+_OPERATIONS: dict[str, Callable[[list[Value]], Value]] = {
     "fact": _factorial,
     "fact2": _double_factorial,
     "binom": _binomial,
@@ -490,6 +493,7 @@ _INTEGRAL: dict[str, Callable[[list[Value]], Value]] = {
     "min": lambda values: min(_real(values)),
     "max": lambda values: max(_real(values)),
 }
+"""What is exact where the values are."""
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(_MP, name) for name in "sin cos tan cot sec csc sinh cosh tanh coth exp".split()},
     **{f"arc{name}": getattr(_MP, f"a{name}") for name in "sin cos tan cot sec csc sinh cosh tanh".split()},
@@ -499,3 +503,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "logb": lambda value, base: _MP.log(value) / _MP.log(base),
     "sqrt": _MP.sqrt,
 }
+"""What takes inexact values."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 from retell.graders.expressions import Number
 from retell.graders.forms import Based, Clock, Form, Numbers, Scalar, Words
 from retell.graders.latex import Token, Unreadable
-from retell.graders.units import unit_of
+from retell.graders.units import SCALES, unit_of
 from retell.graders.values import Expression
 
 _ARTICLES = frozenset("the a an".split())
@@ -29,7 +29,7 @@ _SHARES = {
     "eighth": 8,
     "tenth": 10,
 }
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_SCALES = {word: SCALES[word] for word in ("thousand", "million", "billion")}
 _MONTHS = {
     month[:3]: month
     for month in "january february march april may june july august september october november december".split()
@@ -143,7 +143,7 @@ def _number_of(words: tuple[str, ...]) -> Fraction | None:
             current, before = current + _TENS[word], "tens"
         elif word == "hundred" and current < 100 and (before == "ones" or not current):
             current, before = (current or 1) * 100, "hundred"
-        elif word in _SCALES and word != "hundred" and before != "and" and (not total or total >= _SCALES[word] * 1000):
+        elif word in _SCALES and before != "and" and (not total or total >= _SCALES[word] * 1000):
             total, current, before = total + (current or 1) * _SCALES[word], 0, "scale"
         elif word == "and" and total + current and before in ("scale", "hundred"):
             before = "and"
