@@ -20,8 +20,9 @@ from statistics import median
 from typing import Any
 
 from common import PeakMemory, Verifiers, boxed, graded, memory, new_pool, retell_verdicts
+from golds import BENCHMARKS, Row, data_folder, plain, rows
 from hostile import cases as hostile_cases
-from perturb import BENCHMARKS, Pair, Row, data_folder, one_percent, pairs, plain, rounds_to, rows
+from perturb import Pair, one_percent, pairs, rounds_to
 from scalars import number
 
 from retell.graders.base import Case
