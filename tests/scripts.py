@@ -7,6 +7,7 @@ from typing import Any
 
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
+from retell.graders.base import Case
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.hashing import digest
@@ -16,7 +17,7 @@ from retell.meter import Budget, Meter
 from retell.problems import Loaded
 from retell.prompts import Prompter
 from retell.recipe import Policy, Rewrite
-from retell.records import Completion, Problem, Reject, Request
+from retell.records import Completion, Problem, Reject, Request, Verdict
 from retell.rewrite import rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
@@ -28,6 +29,16 @@ def problems(n: int) -> list[Problem]:
         Problem(f"p{i}", f"What is {i} + 100?", str(i + 100), f"Adding gives \\boxed{{{i + 100}}}.", "test")
         for i in range(n)
     ]
+
+
+def graded(pool: GraderPool, cases: list[Case]) -> list[Verdict]:
+    """The verdicts on cases, in their order."""
+    for number, case in enumerate(cases):
+        pool.submit(str(number), case)
+    found: dict[str, Verdict] = {}
+    while pool.pending:
+        found |= pool.collect(wait=True)
+    return [found[str(number)] for number in range(len(cases))]
 
 
 def loaded(rows: list[Problem], rejected: tuple[Reject, ...] = ()) -> Loaded:

@@ -266,6 +266,31 @@ def test_what_was_stopped_goes_on_and_ends_as_if_undisturbed(
     assert sorted(calls(place)) == sorted(f"r{n}" for n in range(written, 120))
 
 
+def test_a_line_that_lacks_its_end_only_is_written_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many(place)
+    process = start(place, 20)
+    process.kill()
+    process.communicate()
+    part = place / ".out.jsonl.part"
+    lines = part.read_bytes().splitlines(keepends=True)[:20]
+    part.write_bytes(b"".join(lines).removesuffix(b"\n"))
+    (place / "calls").unlink()
+    status, summary, _ = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "mine:slow")
+    assert (status, summary["rows"]) == (0, 120)
+    assert [row["id"] for row in read(place / "out.jsonl")] == list(range(120))
+    assert sorted(calls(place)) == sorted(f"r{n}" for n in range(19, 120))
+
+
+def test_a_file_that_is_there_and_not_ours_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write(tmp_path / "in.jsonl", [GOOD]), tmp_path / "out.jsonl"
+    out.write_text("mine", encoding="utf-8")
+    status, _, err = command(capsys, data, "--out", out)
+    assert (status, out.read_text(encoding="utf-8")) == (2, "mine")
+    assert "is not what retell wrote" in err
+    out.unlink()
+    assert command(capsys, data, "--out", out)[0] == 0
+
+
 def test_what_is_done_is_not_done_again_and_what_changed_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write(place / "in.jsonl", [GOOD] * 3), place / "out.jsonl"
 
@@ -345,7 +370,7 @@ def test_a_full_disk_keeps_what_was_graded(tmp_path: Path, capsys: pytest.Captur
         (["in.jsonl"], "--out"),
         (["in.jsonl", "--out", "in.jsonl"], "is the file that is to be graded"),
         (["in.jsonl", "--out", "link.jsonl"], "is the file that is to be graded"),
-        (["in.jsonl", "--out", "folder"], "folder"),
+        (["in.jsonl", "--out", "folder"], "folder is there and is no file"),
         (["in.jsonl", "--out", "/dev/null"], "is no file"),
         (["in.jsonl", "--out", "in.jsonl/o.jsonl"], "in.jsonl/o.jsonl"),
         (["in.jsonl", "--out", "/proc/o.jsonl"], "/proc/o.jsonl"),

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import graded
 
 from retell.errors import RecipeError
 from retell.graders.base import Case
@@ -31,12 +32,7 @@ def write(path: Path, code: str) -> None:
 def verdicts(spec: str, *cases: Case) -> list[Verdict]:
     """What the user's function comes to, in a worker."""
     with GraderPool(grader_named(spec), 1) as pool:
-        for number, case in enumerate(cases):
-            pool.submit(str(number), case)
-        found: dict[str, Verdict] = {}
-        while pool.pending:
-            found |= pool.collect(wait=True)
-    return [found[str(number)] for number in range(len(cases))]
+        return graded(pool, list(cases))
 
 
 def test_graders_by_name(home: Path) -> None:

@@ -261,15 +261,17 @@ def test_a_death_gives_a_second_try_with_twice_the_time(home: Path) -> None:
     assert (home / "judged").read_text().split() == ["slow", "slow"]
 
 
-def test_a_child_killed_at_work_is_replaced_and_the_job_tried_again(home: Path) -> None:
+@pytest.mark.parametrize("victim", ["keeper", "child"])
+def test_who_is_killed_at_work_is_replaced_and_the_job_tried_again(home: Path, victim: str) -> None:
     with GraderPool(mine(), 1) as pool:
         submit(pool, "victim", problem="wait forgiven")
         submit(pool, *OTHERS)
         keeper, child = wait_for_work()
         (home / "forgiven").touch()
-        kill(child)
+        kill(keeper if victim == "keeper" else child)
+        wait_until(lambda: not alive(child), "the child lives on")
         assert outcomes(pool) == right("victim", *OTHERS)
-        assert children(os.getpid()) == [keeper]  # no new interpreter
+        assert (victim == "child") == (children(os.getpid()) == [keeper])  # the child costs no new interpreter
 
 
 def test_a_job_whose_worker_is_killed_twice_is_undecided() -> None:
@@ -284,17 +286,6 @@ def test_a_job_whose_worker_is_killed_twice_is_undecided() -> None:
         found |= all_of(pool)
     assert found.pop("victim") == Verdict("undecided", None, "killed")
     assert {ticket: verdict.outcome for ticket, verdict in found.items()} == right(*OTHERS)
-
-
-def test_a_keeper_killed_at_work_takes_its_child_along_and_is_replaced(home: Path) -> None:
-    with GraderPool(mine(), 1) as pool:
-        submit(pool, "victim", problem="wait forgiven")
-        submit(pool, *OTHERS)
-        keeper, child = wait_for_work()
-        (home / "forgiven").touch()
-        kill(keeper)
-        wait_until(lambda: not alive(child), "the child lives on")
-        assert outcomes(pool) == right("victim", *OTHERS)
 
 
 @pytest.mark.parametrize("limit", [1, 2])

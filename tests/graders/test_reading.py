@@ -121,6 +121,7 @@ def readings(text: str) -> list[tuple[str, str]]:
         ("x \\approx 3.1", Relation, "x = 31/10"),
         ("\\{x \\mid x > 3\\}", Relation, "x > 3"),
         ("\\{x : x > 3\\}", Relation, "x > 3"),
+        ("\\begin{cases} x &= 1 \\\\ y &= 2 \\end{cases}", Group, "x = 1, y = 2"),
         # sets
         ("(0,1)\\cup[2,3]", Operation, "(0, 1) cup [2, 3]"),
         ("\\mathbb{R}\\setminus\\{0\\}", Operation, "Numbers R backslash {0}"),
@@ -145,6 +146,7 @@ def readings(text: str) -> list[tuple[str, str]]:
         ("D. 12", Choice, "Choice D: 12"),
         ("3:4", Ratio, "3 : 4"),
         ("1:2:3", Ratio, "1 : 2 : 3"),
+        ("3 to 1", Ratio, "3 : 1"),
         ("3:30", Clock, "12600 s"),
         ("3:30\\text{ p.m.}", Clock, "12600 s pm"),
         ("3 PM", Clock, "10800 s pm"),
@@ -187,6 +189,8 @@ def test_each_kind_is_read_as_what_it_is(text: str, kind: type[Form], what: str)
         ("1,2345", Scalar),
         ("1, 234", Scalar),
         ("3 million", Group),
+        ("\\text{C. is wrong}", Choice),
+        ("\\text{C. not red}", Choice),
     ],
 )
 def test_what_is_not_of_a_kind(text: str, kind: type[Form]) -> None:
@@ -206,6 +210,9 @@ def test_what_is_not_of_a_kind(text: str, kind: type[Form]) -> None:
         ("80 \\text{ km/h}", "80", "km/h"),
         ("9.8 \\mathrm{~m}/\\mathrm{s}^2", "49/5", "m/s^2"),
         ("5 cm", "5", "cm"),
+        ("5cm", "5", "cm"),
+        ("3 cats", "3", "cats"),
+        ("3 red balls", "3", "red balls"),
         ("7 \\text{ apples}", "7", "apples"),
         ("7 apples", "7", "apples"),
         ("\\$18", "18", "$"),
@@ -216,6 +223,9 @@ def test_what_is_not_of_a_kind(text: str, kind: type[Form]) -> None:
         ("30^\\circ", "30", "°"),
         ("75°", "75", "°"),
         ("45\\text{ degrees}", "45", "°"),
+        ("20°C", "20", "°C"),
+        ("20^\\circ \\mathrm{F}", "20", "°F"),
+        ("5 more apples", "5", "apples"),
         ("\\text{9 units}", "9", ""),
         ("\\frac{1}{2} \\text{ mile}", "1/2", "mile"),
         ("3\\text{ square inches}", "3", "in^2"),
@@ -246,6 +256,17 @@ def test_degrees_within_a_function_are_no_unit(text: str) -> None:
         ("y'=5", "y'"),
         ("\\text{area}=5", "area"),
         ("(x,y)=(1,2)", "(x,y)"),
+        ("(y,x)=(1,2)", None),
+        ("(m,b)=(1,2)", "(m,b)"),
+        ("\\text{the area}=5", "the area"),
+        ("\\text{twice the area}=5", None),
+        ("\\text{not the area}=5", None),
+        ("\\text{2 areas}=5", None),
+        ("f^{-1}(x)=5", "f^-1(x)"),
+        ("a_n(x)=5", "a_n(x)"),
+        ("|AB|=5", "|AB|"),
+        ("|a|=5", None),
+        ("\\sin A=5", "sinA"),
         ("\\angle ABC = 30", "angleABC"),
         ("xy=5", None),
         ("2x=5", None),
@@ -259,6 +280,31 @@ def test_what_the_left_side_of_a_relation_names(text: str, name: str | None) -> 
     form = first(text)
     assert isinstance(form, Relation)
     assert form.name == name
+
+
+@pytest.mark.parametrize("lead", ["The answer is", "the final answer:", "So the value of x is", "Thus, the result ="])
+def test_what_leads_to_an_answer_is_left_out(lead: str) -> None:
+    assert readings(f"\\text{{{lead} }} 7") == [("Scalar", "7")]
+
+
+@pytest.mark.parametrize(
+    "lead",
+    ["The answer is not", "The answer plus one is", "Twice the answer is", "The answer if x > 3 is", "It is not"],
+)
+def test_what_denies_or_changes_the_answer_is_no_lead(lead: str) -> None:
+    try:
+        found = readings(f"\\text{{{lead} }} 7")
+    except Unreadable:
+        return
+    assert ("Scalar", "7") not in found
+
+
+@pytest.mark.parametrize(
+    "text", ["\\begin{cases} 1 & x>0 \\\\ 2 & x<0 \\end{cases}", "\\begin{cases} 1 & 2 \\end{cases}"]
+)
+def test_a_function_by_cases_is_no_list_of_its_values(text: str) -> None:
+    with pytest.raises(Unsupported):
+        read(text)
 
 
 def test_thousands_or_a_list() -> None:
@@ -281,7 +327,8 @@ def test_infinity_and_variables() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", ".", "$", "?", "1+", "(1", "1,,2", "x=", "=", "\\{1,", "\\frac{1}{2", "3 4", "2^3^2", "\\le 3",
+    ["", " ", ".", "$", "?", "1+", "(1", "1,,2", "2,4,6,...", "2,4,6..", "2, 4, 6, \\ldots",
+     "x=", "=", "\\{1,", "\\frac{1}{2", "3 4", "2^3^2", "\\le 3",
      "@", "\x00 8", "\u202e7",
      "\\unknowncommand", "\\cup", "(,)", "&", "_2", "1..2", "0_0", "A_<0"],
 )  # fmt: skip

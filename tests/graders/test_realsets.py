@@ -141,6 +141,14 @@ def test_intervals_are_inequalities(low: int, size: int, left: bool, right: bool
         ("0<x\\le\\pi", "(0,\\pi]"),
         ("x<e", "(-\\infty,e)"),
         ("0<x<\\infty", "(0,\\infty)"),
+        ("|x|<3", "(-3,3)"),
+        ("|x|\\le 3", "[-3,3]"),
+        ("3>|x|", "(-3,3)"),
+        ("|x|>3", "(-\\infty,-3)\\cup(3,\\infty)"),
+        ("|x|\\ge 3", "(-\\infty,-3]\\cup[3,\\infty)"),
+        ("|x-2|<3", "(-1,5)"),
+        ("|x+2|<3", "(-5,1)"),
+        ("|x+2|\\ge 3", "x\\le -5 \\text{ or } x\\ge 1"),
     ],
 )
 def test_two_descriptions_of_one_set(one: str, other: str) -> None:
@@ -184,6 +192,11 @@ def test_the_variable_is_told() -> None:
         "\\text{even}",
         "3>2",
         "x<x",
+        "|x|<0",
+        "|x|<-3",
+        "|x|<a",
+        "|2x|<3",
+        "|x|<3<4",
     ],
 )
 def test_what_describes_no_set_of_real_numbers(text: str) -> None:

@@ -46,6 +46,9 @@ def unit(text: str) -> Unit:
         ("berries", "berry"),
         ("boxes", "box"),
         ("the marbles", "marbles"),
+        ("more marbles", "marbles"),
+        ("° C", "celsius"),
+        ("°F", "Fahrenheit"),
         ("kg*m", "kg m"),
     ],
 )
@@ -100,6 +103,9 @@ def test_what_converts_into_what(large: str, times: str, small: str) -> None:
         ("£", "¥"),
         ("°", "m"),
         ("K", "°"),
+        ("°C", "°F"),
+        ("°C", "K"),
+        ("°C", "°"),
         ("apples", "oranges"),
         ("apples", "m"),
         ("J", "N"),
@@ -140,6 +146,11 @@ def test_what_is_no_unit(text: str) -> None:
 )
 def test_known_units(word: str, known: bool) -> None:
     assert is_unit(word) is known
+
+
+def test_more_of_nothing_is_no_unit_of_an_answer() -> None:
+    assert unit("more").odd
+    assert not unit("more marbles").odd
 
 
 def test_counted_things_may_be_described() -> None:
