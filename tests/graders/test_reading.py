@@ -282,14 +282,24 @@ def test_what_the_left_side_of_a_relation_names(text: str, name: str | None) -> 
     assert form.name == name
 
 
-@pytest.mark.parametrize("lead", ["The answer is", "the final answer:", "So the value of x is", "Thus, the result ="])
+@pytest.mark.parametrize(
+    "lead", ["The answer is", "The final answer is:", "the final answer:", "So the value of x is", "Thus, the result ="]
+)
 def test_what_leads_to_an_answer_is_left_out(lead: str) -> None:
     assert readings(f"\\text{{{lead} }} 7") == [("Scalar", "7")]
 
 
 @pytest.mark.parametrize(
     "lead",
-    ["The answer is not", "The answer plus one is", "Twice the answer is", "The answer if x > 3 is", "It is not"],
+    [
+        "The answer is not",
+        "The answer plus one is",
+        "Twice the answer is",
+        "The answer if x > 3 is",
+        "It is not",
+        "It can't be",
+        "The answer isn’t:",
+    ],
 )
 def test_what_denies_or_changes_the_answer_is_no_lead(lead: str) -> None:
     try:
@@ -305,6 +315,11 @@ def test_what_denies_or_changes_the_answer_is_no_lead(lead: str) -> None:
 def test_a_function_by_cases_is_no_list_of_its_values(text: str) -> None:
     with pytest.raises(Unsupported):
         read(text)
+
+
+@pytest.mark.parametrize("text", ["and", "\\text{or}"])
+def test_a_mere_separator_is_a_word_and_no_list(text: str) -> None:
+    assert [type(form).__name__ for form in read(text)] == ["Words"]
 
 
 def test_thousands_or_a_list() -> None:

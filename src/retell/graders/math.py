@@ -13,7 +13,7 @@ from retell.records import Verdict
 if TYPE_CHECKING:
     from retell.graders.forms import Form
 
-_RULES = 2
+_RULES = 3
 """Version of this project's own rules of extraction and comparison."""
 _LITERAL = re.compile(
     r"\\?\$?(?P<sign>[+-]?)(?:(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<fraction>\.\d*)?|\.(?P<bare>\d+))"

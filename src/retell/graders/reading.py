@@ -97,7 +97,7 @@ def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
         if len(tokens) == 1:
             inner = tokenize(tokens[0].text)
             return inner if len(inner) == 1 else _trimmed(inner)
-        if _LEAD.match(tokens[0].text) and not _denies(tokens[0].text.removesuffix("is")):
+        if _LEAD.match(tokens[0].text) and not _denies(tokens[0].text.rstrip(" :").removesuffix("is")):
             return _trimmed(tokens[1:])
     if (
         len(tokens) > 1
@@ -110,7 +110,8 @@ def _trimmed(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 def _denies(text: str) -> bool:
     """Whether a phrase says something else of what stands beside it, or does sums with it: ``is not``, ``twice``."""
-    return bool(DENYING & set(re.findall(r"[a-z']+", text.lower()))) or any(map(str.isdecimal, text))
+    words = set(re.findall(r"[a-z']+", text.lower().replace("’", "'")))
+    return bool(DENYING & words) or any(word.endswith("n't") for word in words) or any(map(str.isdecimal, text))
 
 
 def _plain(tokens: Sequence[Token]) -> str:
@@ -157,6 +158,8 @@ def _structures(tokens: Sequence[Token]) -> list[Form]:
         return items if len(items) == 1 else [Group("", "", tuple(items))]
     operator, parts = separated
     forms = _items([piece for part in parts for piece in split(part, ",")])
+    if not forms:
+        raise Unsupported("a list of nothing")
     if operator and all(isinstance(form, Relation) and form.operators != ("=",) for form in forms):
         return [Operation(operator, tuple(forms))]
     return [Group("", "", tuple(forms))]

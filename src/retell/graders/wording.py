@@ -37,7 +37,7 @@ _MONTHS = {
 _EMPTY = frozenset("none|no solution|no solutions|no real solution|no real solutions|empty set|empty|∅".split("|"))
 _REALS = frozenset("all real numbers|all reals|real numbers|all real|reals".split("|"))
 DENYING = frozenset(
-    "not no never neither nor cannot isn't wrong incorrect false impossible if unless assume assuming suppose except "
+    "not no never neither nor cannot wrong incorrect false impossible if unless assume assuming suppose except "
     "twice half double times minus plus less more than is are was".split()
 )
 """Words that turn what stands beside them into something else."""
