@@ -19,7 +19,8 @@ def drive(
 ) -> Iterator[list[tuple[Request, Completion]]]:
     """Keeps up to ``width()`` calls of ``complete`` in flight on ``loop``, yielding what has finished.
 
-    Calls that are left when the iterator is closed, or when one of them raises, are cancelled.
+    Where a call raises, what has finished beside it is yielded before that goes on; calls that are left then, or when the
+    iterator is closed, are cancelled.
     """
     flying: dict[asyncio.Future[Completion], Request] = {}
     landed: list[asyncio.Future[Completion]] = []
@@ -47,9 +48,11 @@ def drive(
         fill()
         while flying:
             loop.run_until_complete(pause())
-            finished = [(flying.pop(one), one.result()) for one in landed]
+            done = [(flying.pop(one), one) for one in landed]
             landed.clear()
-            yield finished
+            yield [(request, one.result()) for request, one in done if one.exception() is None]
+            for _, one in done:
+                one.result()
             fill()
     finally:
         for one in flying:
