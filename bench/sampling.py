@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 from common import new_pool
 
-from retell.engines.base import Engine, Take
+from retell.engines.base import Batches, Engine, Take
 from retell.engines.named import open_engine
 from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
@@ -34,7 +34,7 @@ from retell.pipeline import LocalPolicy, open_policy
 from retell.problems import load_problems
 from retell.prompts import Prompter
 from retell.recipe import Data, Policy, Rewrite, located
-from retell.records import Completion, Problem, Request
+from retell.records import Problem, Request
 from retell.rollout import Stream, run_plans
 
 MAX_LENGTH = 320
@@ -234,7 +234,7 @@ class Noting:
         self.asked: list[Request] = []
         self._engine = engine
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """As the engine does."""
 
         def noting(room: int, idle: bool) -> list[Request]:

@@ -23,7 +23,7 @@ from tokenizers.models import WordLevel
 from retell.cli import _again, main
 from retell.runfolder import RunFolder
 
-COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report"]
+COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report", "doctor"]
 ROWS = [
     {"problem": "1 + 1?", "solution": "It is \\boxed{2}.", "candidates": ["\\boxed{3}", "\\boxed{2}"]},
     {"problem": "2 + 1?", "solution": "It is \\boxed{3}.", "candidates": ["It is 3."]},

@@ -27,13 +27,15 @@ FLOORS = (
     ("rollout",),
     ("ladder",),
     ("tally",),
-    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "doctor"),
-    ("pipeline", "present"),
+    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "checks.base"),
+    ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
+    ("checks.model",),
+    ("doctor",),
     ("cli",),
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OUTSIDE = {"__init__", "__main__", "engines", "graders"}
+OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks"}
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from scripts import coin, problems
 
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.engines.scripted import ScriptedEngine
 from retell.errors import BudgetError, EngineError
 from retell.graders.base import Case
@@ -106,10 +106,35 @@ def test_an_engine_that_leaves_requests_unanswered_is_an_error(tmp_path: Path) -
     class Lazy(ScriptedEngine):
         def sample(self, take: Take):  # type: ignore[no-untyped-def]
             take(1, True)
-            return iter(())
+            yield from ()
 
     with pytest.raises(EngineError, match="unanswered"):
         drive(tmp_path, Lazy(coin))
+
+
+def test_what_is_in_flight_is_called_off_before_an_interruption_gets_any_further(tmp_path: Path) -> None:
+    class Noting(ScriptedEngine):
+        called_off = False
+
+        def sample(self, take: Take) -> Batches:
+            try:
+                yield from super().sample(take)
+            finally:
+                self.called_off = True
+
+    class Interrupted(GraderPool):
+        def submit(self, ticket: str, case: Case) -> None:
+            raise KeyboardInterrupt
+
+    engine = Noting(coin)
+    with Journal(tmp_path / "j") as journal, Interrupted(MathGrader(), 1) as graders:
+        plans = (two_waves(problem) for problem in problems(3))
+        try:
+            list(run_plans(plans, engine, graders, journal, Stream("test", None, 0), Meter()))
+        except KeyboardInterrupt:
+            assert engine.called_off  # while the traceback still holds on to the generator
+        else:
+            pytest.fail("it was not interrupted")
 
 
 def test_keys_and_seeds_come_from_content() -> None:

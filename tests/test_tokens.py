@@ -99,3 +99,26 @@ def test_a_template_that_refuses_a_role_is_a_clear_error(tmp_path: Path) -> None
     tokenizer = with_template(tmp_path / "policy", "{{ raise_exception('no system role') }}")
     with pytest.raises(PolicyError, match="no system role"):
         tokenizer.prompt_ids(turn("a", "b")[:1])
+
+
+def test_a_training_row_always_has_an_end(tmp_path: Path) -> None:
+    """A turn that the template closes with no control token ends with the tokenizer's, else with the only one named."""
+    folder = tmp_path / "policy"
+    shutil.copytree(TINY, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+
+    def change(file: str, **values: object) -> None:
+        held = json.loads((folder / file).read_text(encoding="utf-8"))
+        (folder / file).write_text(json.dumps(held | values), encoding="utf-8")
+
+    opened = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    change("tokenizer_config.json", chat_template=opened, eos_token=None)
+    change("config.json", eos_token_id=3)
+    assert ChatTokenizer(folder).training_ids(turn("What?", "Seven."))[1][-1] == 3
+    change("config.json", eos_token_id=[2, 3])
+    with pytest.raises(PolicyError, match="more than one end-of-sequence token: set eos_token"):
+        ChatTokenizer(folder)
+    change("config.json", eos_token_id=None)
+    with pytest.raises(PolicyError, match="no end-of-sequence token"):
+        ChatTokenizer(folder)

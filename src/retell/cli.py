@@ -201,7 +201,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What is installed, reachable and wrong; with a model, one rendered prompt and the policy's reply."""
-    from retell.doctor import Patient, examine, summary
+    from retell.checks.base import Patient
+    from retell.doctor import examine, summary
 
     patient = Patient(policy or Policy(), rewrite or Rewrite())
     findings = []

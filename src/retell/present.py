@@ -8,7 +8,7 @@ from retell.runfolder import RunFolder
 from retell.stats import plus_minus
 
 if TYPE_CHECKING:
-    from retell.doctor import Finding
+    from retell.checks.base import Finding
 
 Summary = dict[str, Any]
 _REASONS = 5

@@ -7,6 +7,7 @@ storage are here and nowhere else.
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Generic, TypeVar
 
@@ -102,11 +103,13 @@ def run_plans(
     scheduler = _Scheduler(iter(plans), graders, journal, stream, meter)
     while not scheduler.finished:
         idle = True
-        for batch in engine.sample(scheduler.take):
-            scheduler.store(batch)
-            scheduler.collect(wait=False)
-            idle = idle and not batch
-            yield from scheduler.results()
+        # Closed at once, and not when the garbage is collected: the engine may be gone by then.
+        with closing(engine.sample(scheduler.take)) as batches:
+            for batch in batches:
+                scheduler.store(batch)
+                scheduler.collect(wait=False)
+                idle = idle and not batch
+                yield from scheduler.results()
         for result in scheduler.results():
             idle = False
             yield result

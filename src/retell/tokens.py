@@ -18,7 +18,8 @@ class ChatTokenizer:
     """Renders conversations with the model's own chat template and keeps the prompt boundary exact.
 
     The response is tokenised by itself, after the prompt: that is how the policy samples it, and no merge of the
-    tokenizer can cross the boundary.
+    tokenizer can cross the boundary. ``end_ids`` are the tokens that end a response; ``turn_end`` is the one with which
+    the chat template closes the assistant's turn, if it does; ``training_end`` is the one that training rows end with.
     """
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
@@ -38,11 +39,14 @@ class ChatTokenizer:
             raise PolicyError(
                 f"{folder} has no chat template: add chat_template.jinja, or tokenize as the model expects"
             )
-        turn_end = self._turn_end()
-        self.end_ids = _end_ids(self.tokenizer, folder) | ({turn_end} if turn_end is not None else set())
-        if not self.end_ids:
-            raise PolicyError(f"{folder} names no end-of-sequence token: set eos_token in tokenizer_config.json")
-        self._end = turn_end if turn_end is not None else self.tokenizer.eos_token_id
+        self.turn_end = self._turn_end()
+        self.end_ids = _end_ids(self.tokenizer, folder) | ({self.turn_end} if self.turn_end is not None else set())
+        named = [self.turn_end, self.tokenizer.eos_token_id, *(self.end_ids if len(self.end_ids) == 1 else ())]
+        ends = [end for end in named if end is not None]
+        if not ends:
+            few = "no" if not self.end_ids else "more than one"
+            raise PolicyError(f"{folder} names {few} end-of-sequence token: set eos_token in tokenizer_config.json")
+        self.training_end: int = ends[0]
 
     def render(self, messages: Sequence[Message], *, prompt: bool) -> str:
         """The conversation as the model sees it; with ``prompt`` the assistant's turn is opened.
@@ -88,7 +92,7 @@ class ChatTokenizer:
         prompt_ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         opening_ids = self.tokenizer.encode(opening, add_special_tokens=False) if opening else []
         body = self.tokenizer.encode(response, add_special_tokens=False, split_special_tokens=True)
-        return tuple(prompt_ids), (*opening_ids, *body, self._end)
+        return tuple(prompt_ids), (*opening_ids, *body, self.training_end)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without the end token; a control token sampled before it is shown by its name."""

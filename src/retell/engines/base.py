@@ -1,7 +1,7 @@
 """The seam between retell and whatever draws samples."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from retell.records import Completion, Request
@@ -12,6 +12,10 @@ Take = Callable[[int, bool], list[Request]]
 It returns at once, possibly with nothing, while the engine still has work; when the engine says it is ``idle`` it waits
 until something is due, and an empty list then means that nothing is left to do for now.
 """
+
+
+Batches = Generator[list[tuple[Request, Completion]], None, None]
+"""Completions with their requests as they come; closed, it calls off what is in flight."""
 
 
 class Engine(Protocol):
@@ -26,7 +30,7 @@ class Engine(Protocol):
     context: int | None
     faults: Counter[str]
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Takes requests as it has room and yields completions as they finish, in any order.
 
         It ends when ``take`` has nothing left for an idle engine. A completion depends on its request alone: on prompt,

@@ -1,10 +1,10 @@
 """Responses sampled elsewhere: each row's own ``candidates``."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from retell.engines.base import Take
-from retell.records import Completion, Problem, Request
+from retell.engines.base import Batches, Take
+from retell.records import Completion, Problem
 
 _AT_ONCE = 64
 
@@ -19,7 +19,7 @@ class RecordedEngine:
         self.faults: Counter[str] = Counter()
         self._candidates = {problem.id: problem.candidates or () for problem in problems}
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Yields the candidate ``request.index`` of each request's problem."""
         while requests := take(_AT_ONCE, True):
             yield [

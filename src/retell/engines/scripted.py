@@ -3,9 +3,9 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.records import Completion, Request
 
 Script = Callable[[Request, random.Random], Completion | str]
@@ -36,7 +36,7 @@ class ScriptedEngine:
         self._delay = delay
         self._steps = steps
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Yields what finishes at the same step."""
         flying: list[tuple[int, Request, Completion]] = []
         now = 0

@@ -5,12 +5,12 @@ import random
 import resource
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from retell.engines.balance import Balance, Ticket
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.engines.dialects import CHATS, COOLED, CUT, IDS, PLAIN, PROBED, Dialect, body, processed
 from retell.engines.endpoint import Endpoint, Key, address
 from retell.engines.replies import Fault, Reply, only_choice, read_chat, read_ids, read_models, token_ids, top_logprobs
@@ -87,7 +87,7 @@ class ServerEngine:
             self.close()
             raise
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Keeps every server's window full and yields completions as they come."""
         return drive(take, self._complete, lambda: self._balance.width, self._loop)
 

@@ -6,7 +6,7 @@ prompt that several requests share is prefilled once.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.engines.slots import GROUPED_ATTENTION, Layers, PromptCache, SlotCache
 from retell.errors import EngineError, PolicyError
 from retell.logprobs import batches, pad
@@ -73,11 +73,11 @@ class TransformersEngine:
         self._model = load_model(folder, dtype, self._device, trust_remote_code).eval()
         config = self._model.config.get_text_config(decoder=True)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
-        _require_full_attention(config)
+        require_full_attention(config)
         self._model.set_attn_implementation(GROUPED_ATTENTION)
 
     @torch.inference_mode()
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Decodes all slots step by step, yielding the rows that finished in each step."""
         slots: list[_Slot] = []
         cache = SlotCache(self._batch_size, self._device)
@@ -162,7 +162,10 @@ def _tensors(layer: object) -> tuple[Tensor, Tensor]:
     return layer.keys, layer.values
 
 
-def _require_full_attention(config: Any) -> None:
+def require_full_attention(config: Any) -> None:
+    """Raises:
+    PolicyError: the model has layers that are no full attention, which `SlotCache` cannot hold.
+    """
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if kinds != {"full_attention"} or window:

@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.engines.warden import Warden
 from retell.engines.window import drive
 from retell.errors import EngineError, MissingExtraError, PolicyError, RecipeError, first_line
@@ -110,7 +110,7 @@ class VllmEngine:
         # What goes wrong in tasks that nobody waits for any more is for the log.
         self._loop.set_exception_handler(lambda _, context: logging.getLogger("vllm").error("%s", context))
 
-    def sample(self, take: Take) -> Iterator[list[tuple[Request, Completion]]]:
+    def sample(self, take: Take) -> Batches:
         """Keeps the window full and yields completions as they finish."""
         return drive(take, self._complete, lambda: self._window, self._loop)
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
-from retell.engines.base import Take
+from retell.engines.base import Batches, Take
 from retell.records import Completion, Request
 
 _PAUSE_SECONDS = 0.02
@@ -16,7 +16,7 @@ def drive(
     complete: Callable[[Request], Awaitable[Completion]],
     width: Callable[[], int],
     loop: asyncio.AbstractEventLoop,
-) -> Iterator[list[tuple[Request, Completion]]]:
+) -> Batches:
     """Keeps up to ``width()`` calls of ``complete`` in flight on ``loop``, yielding what has finished.
 
     Where a call raises, what has finished beside it is yielded first. Calls that are left then, or when the iterator is
