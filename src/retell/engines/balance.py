@@ -13,7 +13,7 @@ from retell.errors import EngineError
 FIRST_WINDOW = 32
 """Requests in flight at a server of which nothing is known yet."""
 FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 10.0
 """Seconds until a server that was set aside is tried again; the pause doubles from the first to the longest."""
 
 

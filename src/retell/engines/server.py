@@ -229,7 +229,12 @@ class ServerEngine:
             if endpoint.dialect is None:
                 endpoint.dialect = await self._find_dialect(endpoint, request)
                 if not endpoint.dialect.ids:
-                    self._say(f"{endpoint.url} gives no token ids: drawn by chat, nothing but the text is known")
+                    why = (
+                        "gives no token ids"
+                        if self._tokenizer
+                        else "is asked without --model, whose tokens are unknown"
+                    )
+                    self._say(f"{endpoint.url} {why}: drawn by chat, nothing but the text is known")
             dialect = endpoint.dialect
             if dialect.ids and endpoint.processed is None and _alters(request.sampling):
                 endpoint.processed = await self._find_processed(endpoint, request)
