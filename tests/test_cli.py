@@ -448,6 +448,32 @@ def test_an_interrupted_rewriting_says_how_to_go_on_and_goes_on_where_it_was(
 
 def test_what_is_to_be_typed_after_an_interrupted_restart_discards_nothing() -> None:
     assert _again(["rewrite", "--out", "a run", "--restart", "--k", "4"]) == "retell rewrite --out 'a run' --k 4"
+    assert _again(["rewrite", "--restart=true", "--k", "4"]) == "retell rewrite --k 4"
+
+
+def test_a_budget_ends_a_start_as_an_interruption_does(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = rewriting(data, tmp_path / "run")
+    assert main([*arguments, "--restart", "--max-hours", "1e-12"]) == 130
+    said = capsys.readouterr().err
+    assert f"to go on: retell {' '.join(arguments)} --max-hours 1e-12" in said
+    assert main(arguments) == 0  # the budget was that start's
+
+
+def test_a_restart_that_cannot_start_discards_nothing(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(rewriting(data, folder)) == 0
+    before = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".parquet", ".json", ".toml")
+    }
+    dead = ["--engine", "server", "--base-url", "http://127.0.0.1:9/v1", "--engine-args.served-model", "m"]
+    assert main(["rewrite", "--data", str(data), "--out", str(folder), "--restart", *dead]) == 1
+    assert "no server answers" in capsys.readouterr().err
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "journal.sqlite").exists()
 
 
 def test_a_rewriting_killed_again_and_again_ends_as_if_undisturbed(

@@ -8,6 +8,7 @@ from scripts import loaded, problems
 
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
+from retell.errors import EngineError
 from retell.evaluate import evaluate
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
@@ -96,3 +97,23 @@ def test_scores_do_not_depend_on_batch_or_interruption(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         scored(tmp_path / "b", ScriptedEngine(dying, batch=1), 4, {"x": 20})
     assert scored(tmp_path / "b", ScriptedEngine(script, batch=1), 4, {"x": 20}) == whole
+
+
+def test_what_the_engine_failed_on_is_no_response_and_scores_nothing(tmp_path: Path) -> None:
+    def script(request: Request, _: random.Random) -> Completion | str:
+        failed = request.index == 0 or request.problem == "p1"
+        gold = int(request.problem[1:]) + 100
+        return Completion("", None, None, "error", error="timeout") if failed else f"\\boxed{{{gold}}}"
+
+    summary = scored(tmp_path, ScriptedEngine(script), 4, {"easy": 3})
+    easy = summary["benchmarks"]["easy"]
+    assert (easy["avg_at_k"], easy["n"], easy["failed"], easy["undecided"]) == (100, 2, 6, 0)
+    assert summary["failed"] == 6
+    assert pq.read_table(tmp_path / "eval" / "base.parquet").num_rows == 6
+
+
+def test_a_benchmark_without_a_response_has_no_score(tmp_path: Path) -> None:
+    engine = ScriptedEngine(lambda *_: Completion("", None, None, "error", error="503: overloaded"))
+    with pytest.raises(EngineError, match=r"base has no response on easy.*503: overloaded"):
+        scored(tmp_path, engine, 2, {"easy": 3})
+    assert not (tmp_path / "eval" / "base.json").exists()

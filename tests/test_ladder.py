@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
+import retell
 from retell.engines.scripted import ScriptedEngine
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
-from retell.ladder import Ladder, waves
+from retell.ladder import Climb, Ladder, waves
 from retell.meter import Meter
 from retell.prompts import Prompter
 from retell.recipe import Policy, Rewrite
-from retell.records import Attempt, Completion, Problem, Prompt, Request, Row, Rung
+from retell.records import Attempt, Completion, Problem, Prompt, Reject, Request, Row, Rung
 from retell.rollout import Stream, run_plans
+from retell.tokens import ChatTokenizer
 
+TINY = Path(retell.__file__).parent / "tiny"
 K = 8
 PROBLEMS = 2000
 RIGHT = {"\\boxed{7}": 0.12, "so \\boxed{7}": 0.1, "after a long and winding road: \\boxed{7}": 0.14}
@@ -89,3 +92,48 @@ def test_waves_double_and_end_with_the_last_sample(samples: int, expected: list[
 def test_less_than_half_of_what_is_drawn_comes_after_the_first_accepted(first: int) -> None:
     drawn = next(wave.stop for wave in waves(128, False) if first in wave)
     assert 2 * (drawn - (first + 1)) < drawn
+
+
+def climbed(path: Path, engine: ScriptedEngine, problem: Problem, max_length: int = 2048) -> Climb:
+    """One problem's way up, with the tiny policy's tokenizer."""
+    tokenizer = ChatTokenizer(TINY / "policy")
+    prompter = Prompter(Policy(), tokenizer, str(TINY / "guided.txt"))
+    ladder = Ladder(Rewrite(k=4), prompter, engine, "scripted", max_length)
+    with Journal(path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+        plans = iter([ladder.climb(problem)])
+        (climb,) = run_plans(plans, engine, graders, journal, Stream("rewrite", "scripted", 0), Meter())
+    return climb
+
+
+SEVEN = Problem("p", "What is 3 + 4?", "7", "It is \\boxed{7}.", "test")
+
+
+def test_a_prompt_that_fills_the_context_draws_nothing_on_its_rung(tmp_path: Path) -> None:
+    prompter = Prompter(Policy(), ChatTokenizer(TINY / "policy"))
+    engine = ScriptedEngine(lambda request, _: "\\boxed{8}")
+    engine.context = len(prompter.solve(SEVEN.problem).ids or ()) + 1
+    climb = climbed(tmp_path, engine, SEVEN)
+    assert isinstance(climb.result, Row) and climb.result.rung == "expert"
+    assert (climb.result.samples_self, climb.result.samples_guided) == (4, 0)
+
+
+def test_a_response_without_token_ids_that_is_too_long_to_train_on_is_passed_over(tmp_path: Path) -> None:
+    long = "well " * 300 + "\\boxed{7}"
+    engine = ScriptedEngine(lambda request, _: "so \\boxed{7}" if request.index else long)
+    climb = climbed(tmp_path, engine, SEVEN, max_length=100)
+    assert isinstance(climb.result, Row)
+    assert (climb.result.rung, climb.result.response) == ("self", "so \\boxed{7}")
+
+
+def test_nothing_after_a_failed_request_is_kept_and_what_is_before_it_is(tmp_path: Path) -> None:
+    def fails_at(number: int) -> ScriptedEngine:
+        failed = Completion("", None, None, "error", error="timeout")
+        right = number - 1 if number == 3 else number + 1
+        return ScriptedEngine(
+            lambda request, _: failed if request.index == number else f"\\boxed{{{7 if request.index == right else 8}}}"
+        )
+
+    assert isinstance(climbed(tmp_path, fails_at(2), SEVEN).result, Reject)
+    (tmp_path / "journal.sqlite").unlink()
+    kept = climbed(tmp_path, fails_at(3), SEVEN)
+    assert isinstance(kept.result, Row) and kept.own.kept and kept.own.kept.sample.index == 2

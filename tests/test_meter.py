@@ -33,9 +33,8 @@ def test_figures_tell_counts_and_rates_since_the_first_request(monkeypatch: pyte
         "undecided": "1",
         "truncated": "1",
     }
-    meter.saved, meter.failed, meter.found = 20.0, 2, 4000
-    assert list(meter.figures()) == ["samples", "tokens", "tokens saved", "undecided", "truncated", "failed", "found"]
-    assert meter.figures()["tokens saved"] == "≈ 25%"
+    meter.failed, meter.found = 2, 4000
+    assert list(meter.figures()) == ["samples", "tokens", "undecided", "truncated", "failed", "found"]
     assert meter.figures()["found"] == "4,000"
 
 
@@ -49,9 +48,11 @@ def test_what_was_found_does_not_count_for_the_time_that_is_left(monkeypatch: py
     assert meter.seconds_left(700, 1000) == pytest.approx(90)
 
 
-def test_budgets_count_from_the_start_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budgets_count_from_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = clock(monkeypatch)
     timed, counted, free = Meter(Budget(hours=1)), Meter(Budget(tokens=10)), Meter()
+    now[0] += 7200  # the engine starts
+    timed.begin(0)
     counted.draw(completion(9))
     now[0] += 3599
     assert timed.spent() is None and counted.spent() is None
@@ -67,3 +68,10 @@ def test_tokens_that_a_source_without_ids_reports_are_counted() -> None:
     meter.draw(Completion("", None, None, "stop", usage=12))
     meter.draw(Completion("", None, None, "stop"))
     assert (meter.drawn, meter.tokens) == (2, 12)
+    assert meter.spent() is None
+
+
+def test_a_token_budget_is_not_silently_without_effect() -> None:
+    meter = Meter(Budget(tokens=1000))
+    meter.draw(Completion("", None, None, "stop"))
+    assert "does not say how many tokens" in str(meter.spent())

@@ -17,7 +17,10 @@ import pytest
 import tomli_w
 
 import retell
+from retell import pipeline
 from retell.cli import main
+from retell.engines.scripted import ScriptedEngine
+from retell.records import Completion, Request
 
 TINY = Path(retell.__file__).parent / "tiny"
 
@@ -273,3 +276,69 @@ def test_a_killed_rewriting_goes_on_and_draws_nothing_again(tmp_path: Path) -> N
     rows = pq.read_table(tmp_path / "rewritten.parquet").to_pylist()
     assert len({row["id"] for row in rows}) == 150
     assert sum(summary["samples"].values()) == len(final)
+
+
+class Faulty(ScriptedEngine):
+    """Fails on the first problems it is asked for, as long as it is ``down``."""
+
+    down = True
+
+    def __init__(self) -> None:
+        super().__init__(self._say)
+
+    def _say(self, request: Request, _: object) -> Completion:
+        if self.down and request.problem.startswith(("train-0000", "train-0001")):
+            return Completion("", None, None, "error", error="timeout")
+        return Completion("I count \\boxed{1}", (1, 2, 3), None, "stop")
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    engine = Faulty()
+    monkeypatch.setattr(pipeline, "_open_engine", lambda *_: engine)
+    return engine
+
+
+def test_what_the_engine_failed_on_is_tried_again_and_what_rests_on_the_rest_stays_till_it_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], faulty: Faulty
+) -> None:
+    given, out = str(recipe(tmp_path, train={"runs": []}, evaluate={"benchmark": []})), str(tmp_path / "run")
+    status, first, err = command(capsys, "run", given, "--out", out)
+    assert status == 0
+    failed = first["rewrite"]["failed"]
+    assert failed > 0 and f"failed on {failed}" in err
+    assert first["rewrite"]["rejected"] == {"engine_failed": failed}
+    _, again, err = command(capsys, "run", given, "--out", out)
+    assert again["rewrite"]["failed"] == failed and err.count("nothing to do") == 1  # the gap
+    faulty.down = False
+    _, mended, err = command(capsys, "run", given, "--out", out)
+    assert mended["rewrite"]["failed"] == 0 and "nothing to do" not in err
+    assert mended["rewrite"]["problems"] == first["rewrite"]["problems"] + failed == 24
+    _, _, err = command(capsys, "run", given, "--out", out)
+    assert err.count("nothing to do") == 2
+
+
+def test_budgets_of_both_stages_stop_their_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], faulty: Faulty
+) -> None:
+    faulty.down = False
+    given, out = str(recipe(tmp_path, train={"runs": []})), str(tmp_path / "run")
+    status, _, err = command(capsys, "run", given, "--out", out, "--rewrite.max-tokens-total", "30")
+    assert status == 130 and "max_tokens_total = 30" in err
+    status, _, err = command(capsys, "run", given, "--out", out, "--evaluate.max-tokens-total", "10")
+    assert status == 130 and "max_tokens_total = 10" in err
+    assert (tmp_path / "run" / "gap.json").exists()
+    assert command(capsys, "run", given, "--out", out)[0] == 0
+
+
+@pytest.mark.parametrize("argument", ["dtype", "quantization", "kv-cache-dtype", "served-model"])
+def test_another_precision_or_served_model_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], faulty: Faulty, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.setattr(pipeline, "check_engine", lambda *_: None)
+    faulty.down = False
+    given, out = str(recipe(tmp_path, train={"runs": []}, evaluate={"benchmark": []})), str(tmp_path / "run")
+    assert command(capsys, "run", given, "--out", out)[0] == 0
+    status, _, err = command(capsys, "run", given, "--out", out, f"--rewrite.engine-args.{argument}", "float16")
+    assert status == 2
+    assert f"another {argument.replace('-', '_' if argument.startswith('kv') else ' ')}" in err

@@ -210,3 +210,22 @@ def test_defaults_written_out_are_the_defaults(tmp_path: Path) -> None:
     assert load_recipe(recipe_file(tmp_path, dump_recipe(Recipe()))) == Recipe()
     document = tomllib.loads(dump_recipe(Recipe()))
     assert "model" not in document["policy"]  # a key without a value is left out
+
+
+def test_another_engine_leaves_behind_what_was_meant_for_the_one_before() -> None:
+    base = Rewrite(engine="server", base_url=("http://a/v1",), engine_args={"concurrency": 3}, k=4)
+    switched = overlay(base, Rewrite(engine="vllm", engine_args={"max_num_seqs": 8}))
+    assert (switched.engine, switched.base_url, switched.engine_args, switched.k) == (
+        "vllm",
+        (),
+        {"max_num_seqs": 8},
+        4,
+    )
+    same = overlay(base, Rewrite(engine="server", engine_args={"timeout": 5}))
+    assert (same.base_url, same.engine_args) == (("http://a/v1",), {"concurrency": 3, "timeout": 5})
+
+
+def test_budgets_belong_to_a_start_and_are_not_stored(tmp_path: Path) -> None:
+    limited = Recipe.model_validate({"rewrite": {"max_tokens_total": 5, "k": 3}, "evaluate": {"max_hours": 2}})
+    stored = load_recipe(recipe_file(tmp_path, dump_recipe(limited)))
+    assert (stored.rewrite.max_tokens_total, stored.evaluate.max_hours, stored.rewrite.k) == (None, None, 3)

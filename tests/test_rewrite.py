@@ -177,11 +177,11 @@ def test_a_problem_that_the_engine_failed_on_has_no_row_and_is_tried_again(tmp_p
         return right(request) if request.rung == "self" else "\\boxed{0}"
 
     summary = climb_all(tmp_path, problems(4), ScriptedEngine(answer), k=4)
-    assert [row["id"] for row in rows(tmp_path)] == ["p0", "p2", "p3"]
-    assert [row["samples_self"] for row in rows(tmp_path)] == [1, 1, 1]  # what failed is no sample
-    assert summary["rungs"] == {"self": 3, "guided": 0, "expert": 0}
-    assert summary["rejected"] == {"engine_failed": 1}
-    assert summary["failed"] == 1
+    assert [row["id"] for row in rows(tmp_path)] == ["p0", "p3"]  # the failed one of p2 could have been the first
+    assert summary["rungs"] == {"self": 2, "guided": 0, "expert": 0}
+    assert summary["samples"] == {"self": 2, "guided": 0}  # what failed is no sample, and nobody was shown a solution
+    assert summary["rejected"] == {"engine_failed": 2}
+    assert summary["failed"] == 2
     assert "timeout" in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8")
     again = climb_all(tmp_path, problems(4), says(right), k=4)
     assert again["rungs"]["self"] == 4 and again["failed"] == 0

@@ -6,7 +6,7 @@ import pytest
 from retell.ladder import Climb, Rollout, waves
 from retell.prompts import Prompter
 from retell.recipe import Policy
-from retell.records import Attempt, Completion, Row, Sample, Verdict
+from retell.records import Attempt, Completion, Prompt, Row, Sample, Verdict
 from retell.tally import Tally, pass_rate
 
 PROMPT = Prompter(Policy(), None).solve("What is 3 + 4?")
@@ -51,17 +51,31 @@ def test_a_failed_request_counts_in_no_pass_rate() -> None:
 
 def test_counts_add_up() -> None:
     luck = random.Random(0)
-    tally, saved = Tally(False), 0.0
+    tally = Tally(False)
     rollouts = [lazily([luck.random() < 0.3 for _ in range(8)]) for _ in range(200)]
     row = Row("p", "s", "", "", "", "self", "", (), None, None, 0, 0, 0, 0, "correct", None, 0)
     for rollout in rollouts:
-        saved += tally.add(Climb(row, rollout, None, 0))
+        tally.add(Climb(row, rollout, None, 0))
     summary = tally.summary()
     assert summary["rungs"] == {"self": 200, "guided": 0, "expert": 0}
     assert summary["samples"]["self"] + summary["not_drawn"]["self"] == 1600
-    assert summary["tokens"] == {"prompt": 0, "generated": 3 * summary["samples"]["self"]}
-    assert saved == pytest.approx(3 * summary["not_drawn"]["self"])
+    assert summary["tokens"] == {"prompt": None, "generated": 3 * summary["samples"]["self"]}
+    share = summary["not_drawn"]["self"] / 1600  # all samples are equally long
+    assert tally.figures() == {"self": "200", "guided": "0", "expert": "0", "tokens saved": f"≈ {share:.0%}"}
     assert summary["pass_rate"]["self"]["percent"] == pytest.approx(
         100 * sum(rollout.attempts[0].correct for rollout in rollouts) / 200
     )
     assert summary["pass_rate"]["guided"] is None
+
+
+def test_a_failed_request_counts_as_neither_drawn_nor_spared() -> None:
+    tokens = Prompt(({"role": "user", "content": "x"},), (1, 2))
+    attempts = (attempt(0, False), attempt(1, False, "error"))
+    row = Row("p", "s", "", "", "", "self", "", (), None, None, 0, 0, 0, 0, "correct", None, 0)
+    tally = Tally(False)
+    tally.add(Climb(row, Rollout(tokens, 4, attempts, None), None, 0))
+    summary = tally.summary()
+    assert summary["samples"]["self"] == 1
+    assert summary["not_drawn"]["self"] == 2
+    assert summary["undecided"] == 0
+    assert summary["tokens"] == {"prompt": 2, "generated": 3}

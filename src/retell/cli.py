@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -16,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from retell import present
-from retell.errors import DataError, RecipeError, RetellError, RunFolderError
+from retell.errors import BudgetError, DataError, RecipeError, RetellError, RunError, RunFolderError
 from retell.recipe import (
     PACKAGED,
     Data,
@@ -37,6 +38,7 @@ from retell.recipe import (
 from retell.runfolder import RunFolder
 
 Summary = dict[str, Any]
+_RESTART = re.compile(r"--restart(=|$)")
 _DEMO = f"{PACKAGED}tiny/demo.toml"
 _FLAT = Parameter(name="*")
 Folder = Annotated[Path, Parameter(help="Run folder.")]
@@ -250,6 +252,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read the output has had enough
         return 1
+    except BudgetError as error:
+        return _fail(f"{error}, to go on: {_again(given)}", error.exit_status)
+    except RunError as error:
+        restarted = any(map(_RESTART.match, given))
+        return _fail(f"{error}{' (without --restart)' if restarted else ''}", error.exit_status)
     except RetellError as error:
         return _fail(str(error), error.exit_status)
     except ValidationError as error:
@@ -275,7 +282,7 @@ def _fail(message: str, status: int) -> int:
 
 def _again(given: Sequence[str]) -> str:
     """The command that goes on where this one was stopped: the same, but it must not discard what was done."""
-    return shlex.join(["retell", *(word for word in given if word != "--restart")])
+    return shlex.join(["retell", *(word for word in given if not _RESTART.match(word))])
 
 
 def _existing(path: Path) -> RunFolder:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retell.engines.base import Engine
+from retell.errors import EngineError
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
 from retell.meter import Meter
@@ -50,10 +51,7 @@ def evaluate(
 
     def plan(benchmark: str, problem: Problem) -> Plan[Answered]:
         prompt = prompter.solve(problem.problem)
-        room = settings.max_tokens
-        if engine.context is not None and prompt.ids is not None:
-            room = min(room, max(engine.context - len(prompt.ids), 1))
-        sampling = Sampling(settings.temperature, settings.top_p, room)
+        sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
         attempts = yield Ask(problem, benchmark, prompt, sampling, range(settings.k))
         return Answered(benchmark, problem, tuple(attempts))
 
@@ -64,7 +62,12 @@ def evaluate(
             answered[one.benchmark, one.problem.id] = one
             tick(len(answered))
     ordered = [answered[benchmark, problem.id] for benchmark, problem in todo]
-    scores = {benchmark: score([one for one in ordered if one.benchmark == benchmark]) for benchmark in benchmarks}
+    by_benchmark = {benchmark: [one for one in ordered if one.benchmark == benchmark] for benchmark in benchmarks}
+    for benchmark, problems in by_benchmark.items():
+        if not any(attempt.drawn for one in problems for attempt in one.attempts):
+            why = problems[0].attempts[0].verdict.reason
+            raise EngineError(f"{name} has no response on {benchmark}: {why}; mend the cause and start again")
+    scores = {benchmark: score(problems) for benchmark, problems in by_benchmark.items()}
     summary = {
         "model": name,
         "k": settings.k,
@@ -84,15 +87,18 @@ def evaluate(
 def score(problems: Sequence[Answered]) -> dict[str, Any]:
     """avg@k, its standard error over problems, and pass@k in percent; undecided responses score 0.
 
-    ``undecided`` and ``truncated`` are percentages of the responses; avg_at_k + undecided bounds avg@k from above.
+    ``undecided`` and ``truncated`` are percentages of the responses; avg_at_k + undecided bounds avg@k from above. What
+    the engine failed on is no response: it is left out, and ``failed`` counts it.
     """
-    means = [100 * fmean(attempt.correct for attempt in one.attempts) for one in problems]
-    attempts = [attempt for one in problems for attempt in one.attempts]
+    drawn = [[attempt for attempt in one.attempts if attempt.drawn] for one in problems]
+    attempts = [attempt for ones in drawn for attempt in ones]
+    means = [100 * fmean(attempt.correct for attempt in ones) for ones in drawn if ones]
     return {
         "avg_at_k": fmean(means),
         "stderr": standard_error(means),
         "pass_at_k": 100 * fmean(mean > 0 for mean in means),
-        "n": len(problems),
+        "n": len(means),
+        "failed": sum(len(one.attempts) for one in problems) - len(attempts),
         "undecided": 100 * fmean(attempt.verdict.outcome == "undecided" for attempt in attempts),
         "truncated": 100 * fmean(attempt.sample.completion.stop == "length" for attempt in attempts),
     }
@@ -120,10 +126,11 @@ def _write_responses(folder: RunFolder, name: str, answered: Sequence[Answered])
             "extracted": attempt.verdict.extracted,
             "reason": attempt.verdict.reason,
             "stop": attempt.sample.completion.stop,
-            "tokens": len(attempt.sample.completion.ids) if attempt.sample.completion.ids is not None else None,
+            "tokens": attempt.sample.completion.tokens,
         }
         for one in answered
         for attempt in one.attempts
+        if attempt.drawn
     ]
     with folder.replacing(f"eval/{name}.parquet") as path:
         pq.write_table(pa.Table.from_pylist(rows), path)

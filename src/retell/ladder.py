@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from retell.engines.base import Engine
 from retell.hashing import seed_of
@@ -24,12 +25,12 @@ class Rollout:
     @property
     def failed(self) -> Attempt | None:
         """A request that the engine failed on."""
-        return next((attempt for attempt in self.attempts if attempt.sample.completion.stop == "error"), None)
+        return next((attempt for attempt in self.attempts if not attempt.drawn), None)
 
     @property
     def drawn(self) -> list[Attempt]:
         """The attempts that are samples."""
-        return [attempt for attempt in self.attempts if attempt.sample.completion.stop != "error"]
+        return [attempt for attempt in self.attempts if attempt.drawn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +76,18 @@ class Ladder:
         Samples are independent and each is accepted or not by itself, so the accepted one of lowest index has the
         distribution of one chosen at random among all accepted. (The first to finish would not: it favours the short.)
         """
-        allowed = self._settings.max_tokens
-        if self._engine.context is not None and prompt.ids is not None:
-            allowed = min(allowed, self._engine.context - len(prompt.ids))
-        sampling = Sampling(self._settings.temperature, self._settings.top_p, max(allowed, 1))
-        # A prompt that fills the context leaves no room to answer: nothing is drawn on that rung.
-        samples = 0 if allowed <= 0 else self._settings.k if self._engine.draws else len(problem.candidates or ())
+        sampling = Sampling(self._settings.temperature, self._settings.top_p, self._settings.max_tokens)
+        samples = self._settings.k if self._engine.draws else len(problem.candidates or ())
+        if self._engine.context is not None and len(prompt.ids or ()) >= self._engine.context:
+            samples = 0  # a prompt that fills the context leaves no room to answer
         attempts: list[Attempt] = []
         kept = None
         for wave in waves(samples, self.exhaustive):
             attempts += yield Ask(problem, rung, prompt, sampling, wave)
-            kept = self._choose(problem, rung, solve, attempts)
-            if kept and not self.exhaustive:
+            # What comes after a failed request may not be the first that is accepted.
+            certain = list(takewhile(lambda attempt: attempt.drawn, attempts))
+            kept = self._choose(problem, rung, solve, certain)
+            if len(certain) < len(attempts) or (kept and not self.exhaustive):
                 break
         return Rollout(prompt, samples, tuple(attempts), kept)
 
@@ -107,10 +108,19 @@ class Ladder:
         return accepted[seed_of("choose", self._settings.seed, problem.id, rung, 0, 0) % len(accepted)]
 
     def _accepts(self, problem: Problem, rung: Rung, solve: Prompt, attempt: Attempt) -> bool:
-        length = len(solve.ids or ()) + len(attempt.sample.completion.ids or ())
-        if not attempt.correct or length > self._max_length:
+        if not attempt.correct or not self._fits(problem, solve, attempt):
             return False
         return not (rung == "guided" and self._leaks(problem, attempt))
+
+    def _fits(self, problem: Problem, solve: Prompt, attempt: Attempt) -> bool:
+        """Whether it can be trained on; where no tokenizer is at hand, nobody knows that it cannot."""
+        completion = attempt.sample.completion
+        if solve.ids is None:
+            return True
+        if completion.ids is not None:
+            return len(solve.ids) + len(completion.ids) <= self._max_length
+        length = self._prompter.training_length(problem.problem, completion.text)
+        return length is not None and length <= self._max_length
 
     def _leaks(self, problem: Problem, attempt: Attempt) -> bool:
         return find_leak(attempt.sample.completion.text, problem, self._settings.max_copied) is not None

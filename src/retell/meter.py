@@ -20,8 +20,7 @@ class Budget:
 class Meter:
     """Counts of this start of a stage; what an earlier one had stored is ``found`` and counts for no rate.
 
-    ``saved`` is how many tokens need not be drawn, as far as can be told from those of the same problem and rung that
-    were drawn.
+    Its clock starts with the first request.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -31,8 +30,7 @@ class Meter:
     failed: int = 0
     undecided: int = 0
     truncated: int = 0
-    saved: float = 0.0
-    _started: float = field(default_factory=lambda: time.monotonic())
+    uncounted: int = 0
     _drew_first: float | None = None
     _done_before: int = 0
 
@@ -45,6 +43,7 @@ class Meter:
         """Counts a sample that was drawn."""
         self.drawn += 1
         self.tokens += completion.tokens or 0
+        self.uncounted += completion.tokens is None
         self.truncated += completion.stop == "length"
 
     def judge(self, verdict: Verdict) -> None:
@@ -53,7 +52,9 @@ class Meter:
 
     def spent(self) -> str | None:
         """The budget that is used up, in words, or None."""
-        hours = (time.monotonic() - self._started) / _HOUR
+        hours = self._seconds() / _HOUR
+        if self.budget.tokens is not None and self.uncounted:
+            return "max_tokens_total cannot be kept, for the engine does not say how many tokens it generates"
         if self.budget.tokens is not None and self.tokens >= self.budget.tokens:
             return f"max_tokens_total = {self.budget.tokens} is reached with {self.tokens} tokens"
         if self.budget.hours is not None and hours >= self.budget.hours:
@@ -71,8 +72,6 @@ class Meter:
         shown = {"samples": f"{self.drawn:,} ({self.drawn / rate:,.1f}/s)"}
         if self.tokens:
             shown["tokens"] = f"{self.tokens:,} ({self.tokens / rate:,.0f}/s)"
-        if self.saved:
-            shown["tokens saved"] = f"≈ {self.saved / (self.saved + self.tokens):.0%}"
         counts = {"undecided": self.undecided, "truncated": self.truncated, "failed": self.failed, "found": self.found}
         return shown | {name: f"{n:,}" for name, n in counts.items() if n}
 

@@ -35,9 +35,9 @@ from retell.leaks import RULES as LEAK_RULES
 from retell.meter import Budget, Meter
 from retell.mixes import KEPT, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
 from retell.policy import default_device, fingerprint, load_model, resolve_policy
-from retell.problems import SUFFIXES, load_problems, read_rows
+from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
 from retell.prompts import Prompter
-from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, located, overlay
+from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, dump, located, overlay
 from retell.records import Problem, Rung, Sample
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import write_report
@@ -121,37 +121,39 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
         "prompt template": prompter.solve_template,
         "guided template": prompter.guided_template,
         **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
+        "served model": settings.engine_args.get("served_model"),
         **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
     }
     for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
         if needed is not None:
             folder.spare(needed)
-    folder.claim("rewrite", identity)
-    folder.store_recipe(recipe)
     chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
     chosen["max_length"] = recipe.data.max_length
     rejects = [asdict(reject) for reject in read.rejected]
     inputs = [identity, chosen, rejects, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
 
-    def work() -> Summary:
+    def work(loaded: Loaded, engine: Engine) -> Summary:
         meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
-        loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
         stream = Stream("rewrite", drawn_by, settings.seed)
-        with (
-            closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
-            _store(folder) as journal,
-            GraderPool(grader, settings.grader_workers) as graders,
-        ):
+        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
             ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
             summary = rewrite(loaded, ladder, engine, graders, journal, stream, meter, folder)
         summary["grader"] = grader.name
-        summary["recipe_sha"] = digest(recipe.model_dump(mode="json", include={"policy", "data", "rewrite"}))
+        summary["recipe_sha"] = digest({name: dump(recipe)[name] for name in ("policy", "data", "rewrite")})
         folder.write_json("rewrite.json", summary)
         return summary
 
-    return _stage(
-        folder, "rewrite", inputs, "rewrite.json", ["rewrite.json", "rewritten.parquet", "rejected.jsonl"], work
-    )
+    outputs = ["rewrite.json", "rewritten.parquet", "rejected.jsonl"]
+    folder.check("rewrite", identity)
+    if folder.is_fresh("rewrite", inputs):
+        folder.store_recipe(recipe)
+        return _stage(folder, "rewrite", inputs, outputs, dict)
+    loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
+    # Opened first: what cannot be opened must not cost what a --restart discards, nor leave its recipe behind.
+    with closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine:
+        folder.claim("rewrite", identity)
+        folder.store_recipe(recipe)
+        return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -177,7 +179,7 @@ def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
         return measure_gap(rows, rejected, model, recipe.gap, folder)
 
     inputs = [policy.fingerprint, file_digest(rewritten)]
-    return _stage(folder, "gap", inputs, "gap.json", ["gap.json", "gap.parquet"], work)
+    return _stage(folder, "gap", inputs, ["gap.json", "gap.parquet"], work)
 
 
 def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
@@ -207,9 +209,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
         return summary
 
     try:
-        return _stage(
-            folder, f"train/{training.name}", inputs, f"{checkpoint}.json", [f"{checkpoint}.json", checkpoint], work
-        )
+        return _stage(folder, f"train/{training.name}", inputs, [f"{checkpoint}.json", checkpoint], work)
     finally:
         # The Trainer leaves the model in a reference cycle; the next one needs its memory.
         gc.collect()
@@ -224,7 +224,7 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     policy, drawn_by = _drawing(model, settings)
     prompter = Prompter(model, policy.tokenizer if policy else None)
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
-    what |= {name: settings.engine_args.get(name, "auto") for name in PRECISION}
+    what |= {name: settings.engine_args.get(name, "auto") for name in (*PRECISION, "served_model")}
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
     inputs = [drawn_by, digests, what, model.system, prompter.solve_template, grader.name]
 
@@ -239,7 +239,7 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
             return evaluate(name, benchmarks, prompter, settings, engine, graders, journal, stream, meter, folder)
 
     outputs = [f"eval/{name}.json", f"eval/{name}.parquet"]
-    return _stage(folder, f"evaluate/{name}", inputs, outputs[0], outputs, work)
+    return _stage(folder, f"evaluate/{name}", inputs, outputs, work)
 
 
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -300,22 +300,33 @@ def _open_engine(
     return open_engine(settings, folder, tokenizer, problems, model.trust_remote_code)
 
 
-def _stage(
-    folder: RunFolder, name: str, inputs: object, product: str, outputs: list[str], work: Callable[[], Summary]
-) -> Summary:
-    """Does the work, unless it was done with the same inputs before; returns what the stage's product says."""
+def _stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], work: Callable[[], Summary]) -> Summary:
+    """Does the work, unless it was done with the same inputs before; returns the summary, which is the first output.
+
+    Where the engine failed on some of it, another start does it again; what was made from it stays if that changes
+    nothing.
+    """
     if folder.is_fresh(name, inputs):
         print(f"{name}: nothing to do, its inputs are unchanged", file=sys.stderr)
-        return folder.read_json(product) or {}
-    folder.begin(name)
+        return folder.read_json(outputs[0]) or {}
+    again = folder.is_fresh(name, _but_for_failures(inputs))
+    before = [_digest_of(folder.path / output) for output in outputs[1:]] if again else None
+    if not again:
+        folder.begin(name)
     summary = work()
+    if again and [_digest_of(folder.path / output) for output in outputs[1:]] != before:
+        folder.begin(name)
     failed = summary.get("failed")
     if failed:
         print(
             f"{name}: the engine failed on {failed} of what it was asked; the same command tries again", file=sys.stderr
         )
-    folder.finished(name, None if failed else inputs, outputs)
+    folder.finished(name, _but_for_failures(inputs) if failed else inputs, outputs)
     return summary
+
+
+def _but_for_failures(inputs: object) -> object:
+    return ["but for what the engine failed on", inputs]
 
 
 def _store(folder: RunFolder) -> Journal:

@@ -77,6 +77,13 @@ def evaluation(summary: Summary, folder: RunFolder) -> None:
     ]
     rows.append(["average", "", plus_minus(summary["average"], summary["average_stderr"]), ""])
     _table([summary["model"], "problems", f"avg@{summary['k']}, %", f"pass@{summary['k']}, %"], rows)
+    for name, one in summary["benchmarks"].items():
+        if one["failed"]:
+            print(
+                f"{name}: the engine failed on {one['failed']} responses, which are left out; start again to draw them"
+            )
+        if one["undecided"]:
+            print(f"{name}: {one['undecided']:.1f} % undecided, which score 0")
     print(folder.path / "eval" / f"{summary['model']}.json")
 
 

@@ -4,7 +4,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from retell.errors import RecipeError
+from retell.errors import DataError, RecipeError
 from retell.recipe import Policy, located
 from retell.records import Message, Problem, Prompt
 from retell.tokens import ChatTokenizer
@@ -59,6 +59,15 @@ class Prompter:
     def conversation(self, problem: str, response: str) -> tuple[Message, ...]:
         """The training conversation: solve prompt, then the response."""
         return (*self._messages(fill(self.solve_template, problem)), {"role": "assistant", "content": response})
+
+    def training_length(self, problem: str, response: str) -> int | None:
+        """Tokens of the training row; None where the chat template cannot make one of this response."""
+        assert self._tokenizer
+        try:
+            prompt, ids = self._tokenizer.training_ids(self.conversation(problem, response))
+        except DataError:
+            return None
+        return len(prompt) + len(ids)
 
     def _messages(self, text: str) -> tuple[Message, ...]:
         system: list[Message] = [{"role": "system", "content": self._system}] if self._system is not None else []

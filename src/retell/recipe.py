@@ -122,7 +122,7 @@ class Sampler(Grading):
     max_tokens_total: Annotated[int, Field(ge=1)] | None = None
     """Stop cleanly once one start has generated so many tokens; the same command goes on."""
     max_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Stop cleanly after so many hours; the same command goes on."""
+    """Stop cleanly so many hours after the first request; the same command goes on."""
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -152,7 +152,7 @@ class Rewrite(Sampler):
     k: Annotated[int, Field(ge=1)] = 8
     """Most samples per rung. The paper does not give its own."""
     exhaustive: bool = False
-    """Draw all k samples of a rung, also after one is accepted; the rows are the same."""
+    """Draw all k samples of a rung, also after one is accepted; what is kept is the same."""
     max_tokens: Annotated[int, Field(ge=1)] = 2048
     """Longest response in tokens; a truncated response is never correct."""
     seed: Seed = 0
@@ -250,7 +250,12 @@ _AnySection = TypeVar("_AnySection", bound=Section)
 
 
 def overlay(base: _AnySection, changes: _AnySection) -> _AnySection:
-    """``base`` with every field that was set explicitly in ``changes``, section by section; tables are merged."""
+    """``base`` with every field that was set explicitly in ``changes``, section by section; tables are merged.
+
+    Another engine leaves behind what was meant for the one before it.
+    """
+    if "engine" in changes.model_fields_set and changes.model_dump()["engine"] != base.model_dump()["engine"]:
+        base = base.model_copy(update={"engine_args": {}, "base_url": ()})
     update: dict[str, Any] = {}
     for name in changes.model_fields_set:
         new = getattr(changes, name)
@@ -282,9 +287,15 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {explain(error)}") from error
 
 
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe without keys that have no value, and without budgets, which belong to one start."""
+    budgets = {"max_tokens_total", "max_hours"}
+    return recipe.model_dump(mode="json", exclude_none=True, exclude={"rewrite": budgets, "evaluate": budgets})
+
+
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as TOML; keys without a value are left out."""
-    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    """The same as TOML."""
+    return tomli_w.dumps(dump(recipe))
 
 
 def explain(error: ValidationError, model: type[Section] = Recipe) -> str:

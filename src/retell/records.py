@@ -76,7 +76,8 @@ class Completion:
 
     ``ids`` include the end token that was sampled. ``logprobs`` are those of the distribution that sampled (temperature
     and top_p applied), one per id, or None; never of another distribution. ``usage`` is how many tokens a source that
-    gives no ids says it has generated. ``error`` says why nothing was drawn, where ``stop`` is ``error``.
+    gives no ids says it has generated. ``error`` says why nothing was drawn, where ``stop`` is ``error``; it is
+    ``lasting`` if it lies in the request, so that another try would meet it again.
     """
 
     text: str
@@ -85,6 +86,7 @@ class Completion:
     stop: Stop
     error: str | None = None
     usage: int | None = None
+    lasting: bool = False
 
     @property
     def tokens(self) -> int | None:
@@ -119,6 +121,11 @@ class Attempt:
 
     sample: Sample
     verdict: Verdict
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is a sample at all, and not a request that the engine failed on."""
+        return self.sample.completion.stop != "error"
 
     @property
     def correct(self) -> bool:

@@ -69,13 +69,13 @@ def rewrite(
                 rows[climb.result.id] = climb.result
             elif climb.result.id is not None:
                 failed[climb.result.id] = climb.result
-            meter.saved += tally.add(climb)
+            tally.add(climb)
             tick(len(rows) + len(failed))
     ordered = [rows[problem.id] for problem in loaded.problems if problem.id in rows]
     rejected = [*loaded.rejected, *(failed[problem.id] for problem in loaded.problems if problem.id in failed)]
     if not ordered:
         why = next(iter(failed.values())).detail
-        raise EngineError(f"no problem has a row: {why}; mend the cause, and the same command goes on from here")
+        raise EngineError(f"no problem has a row: {why}; mend the cause and start again")
     _write(folder, ordered, rejected)
     return {
         "problems": len(ordered),

@@ -26,7 +26,7 @@ TRUNCATED = Verdict("wrong", None, "stopped for length")
 _BREAK_AFTER = 20
 """Requests that fail in a row, none succeeding in between, before the run is stopped instead of its rows spoiled."""
 _HAND_OUT = 256
-"""Results that wait before an idle engine is stopped so that they are handed out: on resuming, many need no engine."""
+"""Results that wait before no further plan is started until they are handed out: on resuming, many need no engine."""
 _BACKLOG = 4096
 """Responses that wait for a grader before no further plan is started."""
 
@@ -114,7 +114,7 @@ def run_plans(
             idle = False
             yield result
         if scheduler.spent:
-            raise BudgetError(f"{scheduler.spent}; what was drawn is stored, and the same command goes on from here")
+            raise BudgetError(f"{scheduler.spent}; what was drawn is stored")
         if idle and not scheduler.finished:
             raise EngineError("the engine stopped with requests unanswered; what it drew is stored: start again")
 
@@ -149,7 +149,7 @@ class _Scheduler(Generic[T]):
     def take(self, room: int, idle: bool) -> list[Request]:
         """The engine's source of work: see `retell.engines.base.Take`."""
         self.collect(wait=False)
-        while len(self._queue) < room and not (idle and len(self._done) >= _HAND_OUT):
+        while len(self._queue) < room and len(self._done) < _HAND_OUT:
             if not self._exhausted and self._graders.backlog < _BACKLOG:
                 self._start_next()
             elif idle and not self._queue and self._graders.pending:
@@ -249,14 +249,16 @@ class _Scheduler(Generic[T]):
         Raises:
             EngineError: they have.
         """
-        self._failed_in_a_row = 0 if others else self._failed_in_a_row + len(failed)
+        # What lies in the request says nothing of the engine, and where a run goes on, only such may be left.
+        in_a_row = sum(not sample.completion.lasting for sample in failed)
+        self._failed_in_a_row = 0 if others else self._failed_in_a_row + in_a_row
         self._meter.failed += len(failed)
         for sample in failed:
             cause = sample.completion.error or "it gives no reason"
             if self._failed_in_a_row >= _BREAK_AFTER:
                 raise EngineError(
                     f"{self._failed_in_a_row} requests failed in a row, this one with: {cause}; what was drawn is "
-                    "stored: mend the cause, and the same command goes on from here"
+                    "stored: mend the cause and start again"
                 )
             self._waiting_for[sample.key].samples[sample.key] = sample
             self._settle(sample.key, Verdict("undecided", None, f"the engine failed: {cause}"))

@@ -77,11 +77,22 @@ class RunFolder:
         Raises:
             RunFolderError: the folder is bound to something else; the difference and the way out are named.
         """
+        self.check(stage, identity)
         if self._restart:
             self._discard()
+            self._restart = False
         manifest = self._manifest()
-        bound = manifest["identity"].setdefault(stage, dict(identity))
-        changed = [name for name in identity if bound.get(name) != identity[name]]
+        manifest["identity"].setdefault(stage, dict(identity))
+        self._write_manifest(manifest)
+
+    def check(self, stage: str, identity: Mapping[str, object]) -> None:
+        """Whether `claim` will do, without doing it: for what must be known before something slow is started.
+
+        Raises:
+            RunFolderError: as there.
+        """
+        bound = {} if self._restart else self._manifest()["identity"].get(stage, {})
+        changed = [name for name in identity if bound and bound.get(name) != identity[name]]
         if changed:
             name = changed[0]
             also = f" (also {', '.join(changed[1:])})" if changed[1:] else ""
@@ -89,7 +100,6 @@ class RunFolder:
                 f"{self.path} is a run with another {name}: {bound.get(name)!r} there, {identity[name]!r} now{also}: "
                 "choose another --out, or --restart to discard what is there"
             )
-        self._write_manifest(manifest)
 
     def spare(self, path: Path) -> None:
         """Refuses a restart that would discard something which the new run needs.
@@ -101,8 +111,8 @@ class RunFolder:
             raise RunFolderError(f"--restart would discard {path}, which this run needs: choose another --out")
 
     def is_fresh(self, stage: str, inputs: object) -> bool:
-        """Whether a stage was finished with these inputs and its files are still there."""
-        entry = self._manifest()["stages"].get(stage)
+        """Whether a stage was finished with these inputs and its files are still there, and will be."""
+        entry = None if self._restart else self._manifest()["stages"].get(stage)
         return (
             entry is not None
             and entry["inputs"] == digest(inputs)
@@ -120,10 +130,7 @@ class RunFolder:
         self._write_manifest(manifest)
 
     def finished(self, stage: str, inputs: object, outputs: list[str]) -> None:
-        """Notes that a stage is done; called last, after its files are in place.
-
-        ``inputs`` is what it rests on, None where something is missing from it: it is never fresh then.
-        """
+        """Notes that a stage is done; called last, after its files are in place."""
         manifest = self._manifest()
         manifest["stages"][stage] = {"inputs": digest(inputs), "outputs": outputs}
         manifest["files"] = sorted({*manifest["files"], *outputs})

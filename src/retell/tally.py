@@ -19,11 +19,12 @@ class Tally:
     def __init__(self, exhaustive: bool) -> None:
         self._exhaustive = exhaustive
         self._counts: Counter[str] = Counter()
+        self._saved = 0.0
         self._rates: dict[str, list[float]] = {rung: [] for rung in _DRAWN}
 
-    def add(self, climb: Climb) -> float:
-        """Counts one climb; returns about how many tokens it need not draw."""
-        counts, saved = self._counts, 0.0
+    def add(self, climb: Climb) -> None:
+        """Counts one climb."""
+        counts = self._counts
         if isinstance(climb.result, Row):
             counts[f"rung {climb.result.rung}"] += 1
         counts["leaked"] += climb.leaked
@@ -33,20 +34,27 @@ class Tally:
             drawn = [attempt.sample.completion for attempt in rollout.drawn]
             missing = rollout.wanted - len(rollout.attempts)
             tokens = [completion.tokens for completion in drawn if completion.tokens is not None]
+            prompt = rollout.prompt.ids
             counts[f"samples {rung}"] += len(drawn)
             counts[f"not drawn {rung}"] += missing
-            counts["counted"] += len(tokens)
             counts["generated"] += sum(tokens)
-            counts["prompt"] += len(drawn) * len(rollout.prompt.ids or ())
+            counts["generated unknown"] += len(drawn) - len(tokens)
+            counts["prompt"] += len(drawn) * len(prompt or ())
+            counts["prompt unknown"] += len(drawn) if prompt is None else 0
             counts["undecided"] += sum(attempt.verdict.outcome == "undecided" for attempt in rollout.drawn)
             counts["truncated"] += sum(completion.stop == "length" for completion in drawn)
-            saved += missing * fmean(tokens) if tokens else 0.0
+            self._saved += missing * fmean(tokens) if tokens else 0.0
             self._rates[rung] += pass_rate(rollout, self._exhaustive)
-        return saved
 
     def figures(self) -> dict[str, str]:
-        """The rungs so far, to be shown while more come."""
-        return {rung: f"{self._counts[f'rung {rung}']:,}" for rung in _RUNGS}
+        """The rungs so far, to be shown while more come, and the share of the tokens that need not be drawn.
+
+        The share is a guess, from what was drawn for the same problem and rung.
+        """
+        shown = {rung: f"{self._counts[f'rung {rung}']:,}" for rung in _RUNGS}
+        if self._saved:
+            shown["tokens saved"] = f"≈ {self._saved / (self._saved + self._counts['generated']):.0%}"
+        return shown
 
     def summary(self) -> Mapping[str, Any]:
         """What rewrite.json says of them."""
@@ -56,7 +64,7 @@ class Tally:
             "samples": {rung: counts[f"samples {rung}"] for rung in _DRAWN},
             "not_drawn": {rung: counts[f"not drawn {rung}"] for rung in _DRAWN},
             "pass_rate": {rung: _mean(rates) for rung, rates in self._rates.items()},
-            "tokens": {name: counts[name] if counts["counted"] else None for name in ("prompt", "generated")},
+            "tokens": {name: None if counts[f"{name} unknown"] else counts[name] for name in ("prompt", "generated")},
             **{name: counts[name] for name in ("undecided", "truncated", "leaked")},
         }
 
@@ -68,7 +76,7 @@ def pass_rate(rollout: Rollout, exhaustive: bool) -> list[float]:
     ones is biased: only index 0, which is always drawn, counts.
     """
     looked_at = rollout.attempts if exhaustive else rollout.attempts[:1]
-    outcomes = [attempt.correct for attempt in looked_at if attempt.sample.completion.stop != "error"]
+    outcomes = [attempt.correct for attempt in looked_at if attempt.drawn]
     return [100 * fmean(outcomes)] if outcomes else []
 
 

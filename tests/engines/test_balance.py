@@ -155,7 +155,7 @@ def test_pauses_double_up_to_the_longest_and_a_success_ends_that(monkeypatch: py
 
     monkeypatch.setattr(balance.asyncio, "sleep", note)
     asyncio.run(run())
-    assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 7.0, 7.0]
+    assert slept == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 7.0, 7.0]
 
 
 def test_patience_counts_the_time_in_which_all_are_down(monkeypatch: pytest.MonkeyPatch) -> None:

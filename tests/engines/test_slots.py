@@ -13,10 +13,12 @@ def layers(*lengths: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 A, B, C = (1, 2, 3, 4), (5, 6), (7, 8, 9)
+TOKEN = 2 * 2 * (2 * 3) * 4
+"""Bytes of one column: two layers, keys and values, two heads of size three, four bytes each."""
 
 
 def test_kept_prompts_come_back_in_any_order_and_number_without_their_padding() -> None:
-    cache = PromptCache(100)
+    cache = PromptCache(1 << 20)
     cache.keep([A, B, C], layers(3, 1, 2))
     assert A in cache and B in cache and C in cache and (1, 2, 3) not in cache
     (first, values), (second, _) = cache.rows([C, B])
@@ -27,7 +29,7 @@ def test_kept_prompts_come_back_in_any_order_and_number_without_their_padding() 
 
 
 def test_the_longest_unused_prompts_go_first() -> None:
-    cache = PromptCache(len(A) + len(C))
+    cache = PromptCache((3 + 2) * TOKEN)
     cache.keep([A], layers(3))
     cache.keep([C], layers(2))
     cache.rows([A])
@@ -36,7 +38,7 @@ def test_the_longest_unused_prompts_go_first() -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_not_kept_and_leaves_room() -> None:
-    cache = PromptCache(3)
+    cache = PromptCache(2 * TOKEN)
     cache.keep([A], layers(3))
     assert A not in cache
     cache.keep([C], layers(2))

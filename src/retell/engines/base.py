@@ -14,6 +14,15 @@ until something is due, and an empty list then means that nothing is left to do 
 """
 
 
+def room(request: Request, context: int | None) -> int:
+    """Most tokens of an answer: what the request allows, as far as the context has room for it.
+
+    An engine cuts its answers by itself: another context must not make another request, which would be drawn anew.
+    """
+    most = request.sampling.max_tokens
+    return most if context is None else max(min(most, context - len(request.prompt.ids or ())), 1)
+
+
 Batches = Generator[list[tuple[Request, Completion]], None, None]
 """Completions with their requests as they come; closed, it calls off what is in flight."""
 

@@ -55,15 +55,15 @@ _OWN_FIELDS = {
 """What a server's or a model's own defaults could otherwise change."""
 
 
-def body(dialect: Dialect, request: Request, model: str, end_ids: Iterable[int]) -> dict[str, Any]:
-    """What is posted for a request; every sampling parameter is explicit, so that no default applies."""
+def body(dialect: Dialect, request: Request, model: str, end_ids: Iterable[int], most: int) -> dict[str, Any]:
+    """What is posted for a request of ``most`` tokens; every sampling parameter is explicit: no default applies."""
     sampling = request.sampling
     fields: dict[str, Any] = {
         "model": model,
         "n": 1,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        dialect.limit: sampling.max_tokens,
+        dialect.limit: most,
         "seed": request.seed,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,

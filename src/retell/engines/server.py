@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from retell.engines.balance import Balance, Ticket
-from retell.engines.base import Batches, Take
+from retell.engines.base import Batches, Take, room
 from retell.engines.dialects import CHATS, COOLED, CUT, IDS, PLAIN, PROBED, Dialect, body, processed
 from retell.engines.endpoint import Endpoint, Key, address
 from retell.engines.replies import Fault, Reply, only_choice, read_chat, read_ids, read_models, token_ids, top_logprobs
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 TRIES = 8
 """Faulty answers after which a request has failed for good."""
-OUTAGES = 32
+OUTAGES = 128
 """Times a request may be lost with its server; one that is lost each time, as behind an impatient proxy, must end."""
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
@@ -196,10 +196,13 @@ class ServerEngine:
         self.faults[fault.name] += 1
         pause = min(fault.retry_after or 0.0, LONGEST_BACKOFF)
         cause = self._key.plain(str(fault))
+        if self.faults[fault.name] == 1:
+            self._say(f"{ticket.lane.url}: {cause}; what is met again is counted")
         self._balance.failed(ticket, cause, overload=fault.overload, outage=fault.outage, pause=pause)
 
     def _given_up(self, fault: Fault, tries: str = "") -> Completion:
-        return Completion("", None, None, "error", error=self._key.plain(str(fault), 200 - len(tries)) + tries)
+        error = self._key.plain(str(fault), 200 - len(tries)) + tries
+        return Completion("", None, None, "error", error, lasting=fault.lasting)
 
     async def _draw(self, endpoint: Endpoint, request: Request) -> Completion:
         dialect = await self._dialect(endpoint, request)
@@ -220,7 +223,8 @@ class ServerEngine:
         self, endpoint: Endpoint, dialect: Dialect, request: Request, more: Mapping[str, object] | None = None
     ) -> Reply:
         ends = self._tokenizer.end_ids if self._tokenizer else ()
-        return await endpoint.call(dialect.path, body(dialect, request, self._model, ends) | dict(more or {}))
+        most = room(request, self.context)
+        return await endpoint.call(dialect.path, body(dialect, request, self._model, ends, most) | dict(more or {}))
 
     # How to ask a server, found with its first request.
 

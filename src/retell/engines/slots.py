@@ -139,11 +139,11 @@ class PromptCache:
     """Prefilled prompts, the last used ones, so that a later wave of samples of a problem need not prefill it again.
 
     Args:
-        tokens: how many tokens of prompts are kept.
+        most: bytes that are kept.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._held = 0
         self._layers: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
 
@@ -155,10 +155,9 @@ class PromptCache:
         for row, prompt in enumerate(prompts):
             length = len(prompt) - 1
             self._layers[prompt] = [(k[row, :, :length].clone(), v[row, :, :length].clone()) for k, v in prefilled]
-            self._held += len(prompt)
-        while self._held > self._tokens:
-            prompt, _ = self._layers.popitem(last=False)
-            self._held -= len(prompt)
+            self._held += _bytes(self._layers[prompt])
+        while self._held > self._most:
+            self._held -= _bytes(self._layers.popitem(last=False)[1])
 
     def rows(self, prompts: Sequence[tuple[int, ...]]) -> Layers:
         """The kept rows of some prompts in one batch."""
@@ -166,6 +165,10 @@ class PromptCache:
             self._layers.move_to_end(prompt)
         layers = zip(*(self._layers[prompt] for prompt in prompts), strict=True)
         return [tuple(_stack(tensors) for tensors in zip(*layer, strict=True)) for layer in layers]  # type: ignore[misc]
+
+
+def _bytes(layers: Layers) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 def _stack(rows: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from retell.engines.base import Batches, Take
+from retell.engines.base import Batches, Take, room
 from retell.engines.slots import GROUPED_ATTENTION, Layers, PromptCache, SlotCache
 from retell.errors import EngineError, PolicyError
 from retell.logprobs import batches, pad
@@ -27,8 +27,8 @@ _REFILL = 8
 """Refill once an eighth of the slots is free: prefilling a few rows at a time would waste the batch."""
 _PREFILL_TOKENS = 32768
 """Tokens prefilled in one forward pass, padding included."""
-_KEPT_TOKENS = 32768
-"""Tokens of prompts whose prefilled cache is kept for later samples of the same prompt."""
+_KEPT_BYTES = 1 << 30
+"""Memory for the prefilled caches of prompts that are kept for later samples."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class TransformersEngine:
     ) -> None:
         self._tokenizer = tokenizer
         self.faults: Counter[str] = Counter()
-        self._prompts = PromptCache(_KEPT_TOKENS)
+        self._prompts = PromptCache(_KEPT_BYTES)
         self._batch_size = batch_size
         self._device = device or default_device()
         self._model = load_model(folder, dtype, self._device, trust_remote_code).eval()
@@ -82,9 +82,9 @@ class TransformersEngine:
         slots: list[_Slot] = []
         cache = SlotCache(self._batch_size, self._device)
         while True:
-            room = self._batch_size - len(slots)
-            if room * _REFILL >= self._batch_size:
-                requests = take(room, not slots)
+            free = self._batch_size - len(slots)
+            if free * _REFILL >= self._batch_size:
+                requests = take(free, not slots)
                 if not requests and not slots:
                     return
                 slots += self._admit(requests, cache)
@@ -138,7 +138,7 @@ class TransformersEngine:
                 raise EngineError("the logits are not finite: use engine_args.dtype = 'bfloat16' or 'float32'")
             slot.ids.append(token)
             slot.logprobs.append(logprob)
-            if token in self._tokenizer.end_ids or len(slot.ids) >= slot.request.sampling.max_tokens:
+            if token in self._tokenizer.end_ids or len(slot.ids) >= room(slot.request, self.context):
                 done.append(row)
         finished = [slots[row] for row in done]
         for to, source in cache.release(done):

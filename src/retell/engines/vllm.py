@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from retell.engines.base import Batches, Take
+from retell.engines.base import Batches, Take, room
 from retell.engines.warden import Warden
 from retell.engines.window import drive
 from retell.errors import EngineError, MissingExtraError, PolicyError, RecipeError, first_line
@@ -173,7 +173,7 @@ class VllmEngine:
                 frequency_penalty=0.0,
                 repetition_penalty=1.0,
                 seed=request.seed,
-                max_tokens=sampling.max_tokens,
+                max_tokens=room(request, self.context),
                 min_tokens=0,
                 # A response ends where the tokenizer's turn ends, whatever vLLM takes for the end of a sequence.
                 stop_token_ids=sorted(self._tokenizer.end_ids),
@@ -202,7 +202,7 @@ class VllmEngine:
 
     def _refused(self, fault: str, cause: str) -> Completion:
         self.faults[fault] += 1
-        return Completion("", None, None, "error", cause)
+        return Completion("", None, None, "error", cause, lasting=fault == "refused")
 
     def _failure(self, what: str, cause: str) -> EngineError:
         self._failed = True
