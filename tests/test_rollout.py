@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_nothing_stored_is_drawn_again(tmp_path: Path) -> None:
     assert not first.asked.keys() & second.asked.keys()
     assert {key: after[key] for key in before} == before
     assert not Counting().asked
+
+
+def test_what_is_stored_is_handed_out_before_all_of_it_has_been_looked_at(tmp_path: Path) -> None:
+    drive(tmp_path, ScriptedEngine(coin, batch=64), n=600)
+    started = 0
+
+    def plans() -> Iterator[Plan[tuple[str, list[Attempt]]]]:
+        nonlocal started
+        for problem in problems(700):
+            started += 1
+            yield two_waves(problem)
+
+    with Journal(tmp_path / "journal.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+        found = run_plans(plans(), ScriptedEngine(coin), graders, journal, Stream("test", "a", 0), Meter())
+        next(found)
+        assert started < 300
+        assert len(list(found)) == 699
 
 
 def test_a_sample_without_verdict_is_graded_and_not_drawn_again(tmp_path: Path) -> None:
@@ -276,11 +294,12 @@ def test_what_lies_in_the_request_does_not_stop_the_run(tmp_path: Path) -> None:
         assert all(a.verdict.outcome == "undecided" for name in ("p5", "p59") for a in results[name])
 
 
-def test_failures_with_successes_in_between_do_not_stop_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 8])
+def test_failures_with_successes_in_between_do_not_stop_the_run(tmp_path: Path, batch: int) -> None:
     def flickers(request: Request, luck: random.Random) -> Completion | str:
         return Completion("", None, None, "error", error="500") if luck.random() < 0.5 else "\\boxed{0}"
 
-    results = drive(tmp_path, ScriptedEngine(flickers, batch=1), n=60)
+    results = drive(tmp_path, ScriptedEngine(flickers, batch=batch), n=60)
     failed = [a for attempts in results.values() for a in attempts if a.sample.completion.stop == "error"]
     assert len(failed) > 60
     assert all(attempt.verdict.outcome == "undecided" for attempt in failed)
