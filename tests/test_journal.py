@@ -21,8 +21,8 @@ COMPLETIONS = st.builds(
     text=TEXT,
     ids=TOKENS,
     logprobs=LOGPROBS,
-    stop=st.sampled_from(["stop", "length", "error"]),
-    error=st.none() | TEXT,
+    stop=st.sampled_from(["stop", "length"]),  # a request that failed is no sample
+    usage=st.none() | st.integers(0, 2**31),
 )
 SAMPLES = st.lists(
     st.builds(

@@ -34,8 +34,9 @@ def graded_by(grader: str, gold: str) -> str:
 class Journal:
     """Samples by key and verdicts by (sample, grader).
 
-    What is added is committed before the call returns, so that a killed process loses nothing that was added. What was
-    stored is never replaced: a second sample under the same key is ignored.
+    A request that failed is no sample: why it failed is not kept. What is added is committed before the call returns,
+    so that a killed process loses nothing that was added. What was stored is never replaced: a second sample under
+    the same key is ignored.
     """
 
     def __init__(self, path: Path) -> None:
