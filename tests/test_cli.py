@@ -461,6 +461,19 @@ def test_a_budget_ends_a_start_as_an_interruption_does(
     assert main(arguments) == 0  # the budget was that start's
 
 
+def test_a_restart_does_all_again_though_nothing_has_changed(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = rewriting(data, tmp_path / "run")
+    assert main(arguments) == 0
+    (tmp_path / "run" / "journal.sqlite").unlink()
+    assert main(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main([*arguments, "--restart"]) == 0
+    assert "nothing to do" not in capsys.readouterr().err
+    assert (tmp_path / "run" / "journal.sqlite").exists()
+
+
 def test_a_restart_that_cannot_start_discards_nothing(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -255,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BudgetError as error:
         return _fail(f"{error}, to go on: {_again(given)}", error.exit_status)
     except RunError as error:
-        restarted = any(map(_RESTART.match, given))
-        return _fail(f"{error}{' (without --restart)' if restarted else ''}", error.exit_status)
+        hint = " (without --restart)" if any(map(_RESTART.match, given)) else ""
+        return _fail(f"{error}{hint}", error.exit_status)
     except RetellError as error:
         return _fail(str(error), error.exit_status)
     except ValidationError as error:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class _View:
     total: int
     figures: Figures
     left: Left
-    done: int = field(default=0)
+    done: int = 0
 
     def tick(self, done: int) -> None:
         self.done = done

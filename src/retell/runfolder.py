@@ -91,8 +91,8 @@ class RunFolder:
         Raises:
             RunFolderError: as there.
         """
-        bound = {} if self._restart else self._manifest()["identity"].get(stage, {})
-        changed = [name for name in identity if bound and bound.get(name) != identity[name]]
+        bound = identity if self._restart else self._manifest()["identity"].get(stage, identity)
+        changed = [name for name in identity if bound.get(name) != identity[name]]
         if changed:
             name = changed[0]
             also = f" (also {', '.join(changed[1:])})" if changed[1:] else ""
