@@ -5,7 +5,7 @@ import logging
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from retell.errors import MissingExtraError, PolicyError, first_line
 from retell.hashing import digest, file_digest
@@ -20,6 +20,15 @@ _TWICE = ["consolidated*", "original/*"]
 """The same weights again in another layout."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _PEEK = 4096
+# fmt: off
+_INCIDENTAL = frozenset((
+    "_name_or_path", "auto_map", "bos_token_id", "dtype", "eos_token_id", "pad_token_id", "torch_dtype",
+    "transformers_version", "use_cache",
+))
+# fmt: on
+"""Keys of a configuration that bear on no logit, and that training or another version of transformers may change."""
+_DERIVED = "rotary_emb.inv_freq"
+"""What some checkpoints store beside their weights, though it follows from the configuration."""
 
 
 def resolve_policy(policy: Policy) -> Path:
@@ -68,19 +77,73 @@ def fingerprint(folder: Path) -> str:
 
 def _weights_digest(path: Path) -> str:
     with path.open("rb") as file:
-        try:
-            (length,) = struct.unpack("<Q", file.read(8))
-            raw = file.read(length)
-            header: dict[str, Any] = json.loads(raw)
-        except (struct.error, ValueError, MemoryError, OverflowError) as error:
-            raise PolicyError(f"{path} is no safetensors file: {first_line(error)}") from error
-        header.pop("__metadata__", None)
+        header = _header(file)
+        start = file.tell()
         peeks: list[tuple[str, str]] = []
         for name in sorted(header):
             begin, end = header[name]["data_offsets"]
-            file.seek(8 + length + begin)
+            file.seek(start + begin)
             peeks.append((name, file.read(min(_PEEK, end - begin)).hex()))
     return digest(header, peeks)
+
+
+def _header(file: BinaryIO) -> dict[str, Any]:
+    """The tensors of a safetensors file by name; the file stands where their data begin."""
+    try:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    except (struct.error, ValueError, MemoryError, OverflowError) as error:
+        raise PolicyError(f"{file.name} is no safetensors file: {first_line(error)}") from error
+    header.pop("__metadata__", None)
+    return header
+
+
+def require_same_model(folder: Path, known: Path, trust_remote_code: bool) -> None:
+    """Checks that a folder holds another checkpoint of a known model: the same but for the values of its weights.
+
+    Raises:
+        PolicyError: its configuration, or a name or a shape of its weights, is another; or it cannot be read.
+    """
+    parts, wanted = (_parts(one, trust_remote_code) for one in (folder, known))
+    for name in sorted(parts.keys() | wanted.keys()):
+        if parts.get(name) != wanted.get(name):
+            raise PolicyError(
+                f"{folder} holds another model than {known}: its {name} is {parts.get(name, 'missing')}, not "
+                f"{wanted.get(name, 'missing')}; give a checkpoint of the same model"
+            )
+
+
+def _parts(folder: Path, trust_remote_code: bool) -> dict[str, object]:
+    """What makes a model, by name: values of its configuration and shapes of its weights."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).to_dict()
+        index = folder / "model.safetensors.index.json"
+        single = not index.is_file()
+        shards = (
+            ["model.safetensors"] if single else json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        )
+        shapes: dict[str, object] = {}
+        for shard in set(shards):
+            with (folder / shard).open("rb") as file:
+                shapes |= {name: tensor["shape"] for name, tensor in _header(file).items()}
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(f"cannot read the model in {folder}: {first_line(error)}") from error
+    if config.get("tie_word_embeddings"):
+        shapes.pop("lm_head.weight", None)
+    weights = {name: shape for name, shape in shapes.items() if not name.endswith(_DERIVED)}
+    return _essential(config) | weights
+
+
+def _essential(config: dict[str, Any]) -> dict[str, object]:
+    return {
+        name: _essential(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in _INCIDENTAL
+    }
 
 
 def load_model(folder: Path, dtype: str, device: str, trust_remote_code: bool) -> "PreTrainedModel":

@@ -1,8 +1,12 @@
+import json
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import retell
@@ -33,7 +37,10 @@ def requests(n: int, samples: int = 4, sampling: Sampling = PLAIN) -> list[Reque
 
 
 def sample(todo: Sequence[Request], batch_size: int) -> dict[str, Completion]:
-    engine = TransformersEngine(TINY / "policy", TOKENIZER, batch_size=batch_size, device="cpu")
+    return drawn_by(TransformersEngine(TINY / "policy", TOKENIZER, batch_size=batch_size, device="cpu"), todo)
+
+
+def drawn_by(engine: TransformersEngine, todo: Sequence[Request]) -> dict[str, Completion]:
     queue = list(todo)
 
     def take(room: int, idle: bool) -> list[Request]:
@@ -140,3 +147,104 @@ def test_a_model_with_sliding_windows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text.replace("{", '{"sliding_window": 16,', 1), encoding="utf-8")
     with pytest.raises(PolicyError, match="full attention"):
         TransformersEngine(tmp_path, TOKENIZER, device="cpu")
+
+
+def perturbed(folder: Path, known: Path = TINY / "policy", shard: str = "1GB") -> Path:
+    """Another checkpoint of a model."""
+    model = AutoModelForCausalLM.from_pretrained(known)
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * weight.std(correction=0) * torch.randn(weight.shape, generator=noise)
+    model.save_pretrained(folder, max_shard_size=shard)
+    TOKENIZER.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Path) -> TransformersEngine:
+    return TransformersEngine(folder, TOKENIZER, batch_size=16, device="cpu")
+
+
+@pytest.mark.parametrize("shard", ["1GB", "300KB"])
+def test_other_weights_are_taken_over_and_nothing_of_the_old_ones_is_left(tmp_path: Path, shard: str) -> None:
+    other = perturbed(tmp_path, shard=shard)
+    assert (other / "model.safetensors").is_file() == (shard == "1GB")
+    todo = requests(8)
+    engine = opened(TINY / "policy")
+    before = drawn_by(engine, todo)
+    engine.load(other)
+    after = drawn_by(engine, todo)
+    assert after == drawn_by(opened(other), todo)
+    assert all(after[key].logprobs != before[key].logprobs for key in before)
+    engine.load(TINY / "policy")
+    assert drawn_by(engine, todo) == before
+
+
+def test_weights_are_taken_over_in_the_precision_of_the_engine(tmp_path: Path) -> None:
+    other, todo = perturbed(tmp_path), requests(4)
+    first, fresh = (
+        TransformersEngine(folder, TOKENIZER, dtype="bfloat16", device="cpu") for folder in (TINY / "policy", other)
+    )
+    first.load(other)
+    assert drawn_by(first, todo) == drawn_by(fresh, todo)
+
+
+def test_a_head_that_is_tied_may_be_stored_or_left_out(tmp_path: Path) -> None:
+    other, todo = perturbed(tmp_path), requests(4)
+    weights = load_file(other / "model.safetensors")
+    assert "lm_head.weight" not in weights
+    engine = opened(TINY / "policy")
+    engine.load(other)
+    after = drawn_by(engine, todo)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    engine.load(TINY / "policy")
+    engine.load(other)
+    assert drawn_by(engine, todo) == after
+
+
+def test_the_weights_of_another_model_are_refused_and_the_engine_goes_on(tmp_path: Path) -> None:
+    engine, todo = opened(TINY / "policy"), requests(4)
+    before = drawn_by(engine, todo)
+
+    def refused(folder: Path, words: str) -> None:
+        with pytest.raises(PolicyError, match=words) as raised:
+            engine.load(folder)
+        assert "\n" not in str(raised.value)
+        assert drawn_by(engine, todo) == before
+
+    def changed(name: str, **keys: object) -> Path:
+        folder = Path(shutil.copytree(TINY / "policy", tmp_path / name))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | keys), encoding="utf-8")
+        return folder
+
+    small = LlamaConfig.from_pretrained(TINY / "policy", intermediate_size=128)
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    refused(tmp_path / "small", "its intermediate_size is 128, not 256; give a checkpoint of the same model")
+    refused(changed("turned", rope_parameters={"rope_theta": 5e5, "rope_type": "default"}), "its rope_parameters is")
+    refused(changed("kind", model_type="mistral", architectures=["MistralForCausalLM"]), "its architectures is")
+    for name, shape in (("model.norm.weight", None), ("model.norm.bias", [96]), ("model.norm.weight", [95])):
+        folder = changed(f"{name} {shape}")
+        weights = load_file(folder / "model.safetensors")
+        weights.pop(name, None)
+        if shape:
+            weights[name] = torch.zeros(shape)
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        refused(folder, rf"its {name} is {re.escape(str(shape)) if shape else 'missing'}, not ")
+    (folder / "model.safetensors").write_bytes(b"\x07")
+    refused(folder, "no safetensors file")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "cannot read the model in .*No such file")
+    refused(tmp_path / "nowhere", "cannot read the model in .*nowhere")
+
+
+def test_what_training_or_another_version_may_write_does_not_make_another_model(tmp_path: Path) -> None:
+    other, todo = perturbed(tmp_path), requests(4)
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    config |= {"use_cache": False, "pad_token_id": 3, "transformers_version": "4.40.0", "rope_theta": 10000.0}
+    del config["rope_parameters"]
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    engine = opened(TINY / "policy")
+    engine.load(other)
+    assert drawn_by(engine, todo) == drawn_by(opened(other), todo)

@@ -14,12 +14,13 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import retell
 from retell.engines.vllm import VllmEngine, known_arguments
 from retell.errors import EngineError, PolicyError, RecipeError
-from retell.logprobs import pad, token_logprobs
+from retell.logprobs import row_logprobs
+from retell.policy import load_model
 from retell.problems import load_problems
 from retell.prompts import Prompter
 from retell.recipe import Data, Policy
@@ -124,12 +125,8 @@ def test_logprobs_at_temperature_1_are_those_of_a_forward_pass(
     todo = requests(tokenizer, 12)
     drawn = sample(engine, todo)
     pairs = [(request.prompt.ids or (), drawn[request.key].ids or ()) for request in todo]
-    ids, attention, labels = pad(pairs)
-    with torch.inference_mode():
-        logp = token_logprobs(model, ids, attention, labels)
-    for row, request in enumerate(todo):
-        wanted = logp[row][labels[row, 1:] != -100]
-        torch.testing.assert_close(torch.tensor(drawn[request.key].logprobs), wanted, atol=1e-4, rtol=0)
+    for number, own in row_logprobs(model, pairs, 1 << 14):
+        torch.testing.assert_close(drawn[todo[number].key].logprobs, tuple(own), atol=1e-4, rtol=0)
 
 
 def test_logprobs_are_those_of_the_distribution_that_sampled(
@@ -230,6 +227,64 @@ def test_a_prompt_that_is_too_long_costs_its_own_sample_only(engine: VllmEngine,
     assert refused.error and "6000" in refused.error
     assert {completion.stop for completion in drawn.values()} <= {"stop", "length"}
     assert engine.faults.total() == before + 1
+
+
+def variant(folder: Path, tokenizer: ChatTokenizer, *, tied: bool, noise: float, shard: str = "1GB") -> Path:
+    """The tiny policy with other weights, its head tied to its embeddings or not."""
+    config = LlamaConfig.from_pretrained(TINY / "policy", tie_word_embeddings=tied)
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(load_model(TINY / "policy", "float32", "cpu", trust_remote_code=False).state_dict())
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += noise * weight.std(correction=0) * torch.randn(weight.shape, generator=source)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["in-place", "started-anew"])
+def test_other_weights_are_taken_over_and_nothing_of_the_old_ones_is_left(
+    tokenizer: ChatTokenizer, tmp_path: Path, tied: bool
+) -> None:
+    first = variant(tmp_path / "first", tokenizer, tied=tied, noise=0.0)
+    second = variant(tmp_path / "second", tokenizer, tied=tied, noise=0.05, shard="300KB")
+    assert (second / "model.safetensors.index.json").is_file()
+    todo = requests(tokenizer, 8)
+    for number in range(4):  # long enough for vLLM to keep their beginnings
+        prompt = prompt_of(tokenizer, 300 + number)
+        todo += [Request(f"long/{number}/{i}", "p", "self", 0, i, prompt, Sampling(1.0, 1.0, 50), i) for i in range(2)]
+    with closing(VllmEngine(second, tokenizer, **SMALL)) as fresh:  # type: ignore[arg-type]
+        wanted = sample(fresh, todo)
+    with closing(VllmEngine(first, tokenizer, **SMALL)) as engine:  # type: ignore[arg-type]
+        before, processes = sample(engine, todo), processes_of_vllm(os.getpid())
+        small = LlamaConfig.from_pretrained(first, intermediate_size=128)
+        LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+        with pytest.raises(PolicyError, match="its intermediate_size is 128, not 256"):
+            engine.load(tmp_path / "small")
+        for folder, expected in ((second, wanted), (first, before)):
+            engine.load(folder)
+            assert (processes_of_vllm(os.getpid()) == processes) == (not tied)
+            drawn = sample(engine, todo)
+            for key, completion in drawn.items():
+                assert completion.ids == expected[key].ids
+                assert completion.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
+    assert all(wanted[key].logprobs != pytest.approx(before[key].logprobs, abs=1e-3) for key in before)
+
+
+def test_weights_that_are_torn_stop_the_engine_with_their_cause(
+    tokenizer: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = (variant(tmp_path / name, tokenizer, tied=False, noise=0.05) for name in ("first", "second"))
+    weights = (second / "model.safetensors").read_bytes()
+    (second / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with closing(VllmEngine(first, tokenizer, **SMALL)) as engine:  # type: ignore[arg-type]
+        with pytest.raises(EngineError, match=r"vllm has not taken over the weights in .*second: ") as raised:
+            engine.load(second)
+        with pytest.raises(EngineError, match="vllm has stopped"):
+            sample(engine, requests(tokenizer, 1))
+    assert "\n" not in str(raised.value)
 
 
 def test_the_window_is_full_while_there_is_work(engine: VllmEngine, tokenizer: ChatTokenizer) -> None:

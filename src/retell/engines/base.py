@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Generator
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from retell.records import Completion, Request
 
@@ -53,4 +54,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Gives back what the engine holds: processes, connections, memory."""
+        ...
+
+
+@runtime_checkable
+class Reloadable(Engine, Protocol):
+    """An engine whose policy may be trained meanwhile; a server goes on serving what it was started with."""
+
+    def load(self, folder: Path) -> None:
+        """Takes over the weights of another checkpoint of the same model, and forgets all that the old ones computed.
+
+        Nothing is being sampled meanwhile.
+
+        Raises:
+            PolicyError: the folder holds another model, or cannot be read; the engine goes on as it was.
+            EngineError: the engine failed at it and cannot go on.
+        """
         ...

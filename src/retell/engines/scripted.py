@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from retell.engines.base import Batches, Take
 from retell.records import Completion, Request
@@ -16,7 +17,8 @@ class ScriptedEngine:
     """Answers each request by calling ``script``, with up to ``batch`` requests in flight.
 
     A request takes ``steps`` of its completion, one by default: with their length, short ones finish first as in a real
-    engine. What is due next is answered together, after ``delay`` seconds.
+    engine. What is due next is answered together, after ``delay`` seconds. ``loaded`` holds the folders whose
+    weights it was to take over.
     """
 
     draws = True
@@ -31,6 +33,7 @@ class ScriptedEngine:
         steps: Callable[[Completion], int] = lambda _: 1,
     ) -> None:
         self.faults: Counter[str] = Counter()
+        self.loaded: list[Path] = []
         self._script = script
         self._batch = batch
         self._delay = delay
@@ -50,6 +53,10 @@ class ScriptedEngine:
             now = min(due for due, _, _ in flying)
             yield [(request, completion) for due, request, completion in flying if due == now]
             flying = [one for one in flying if one[0] != now]
+
+    def load(self, folder: Path) -> None:
+        """Remembers the folder; what is answered is up to the script."""
+        self.loaded.append(folder)
 
     def close(self) -> None:
         """Holds nothing."""

@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from retell.engines.base import Batches, Take, room
 from retell.engines.slots import GROUPED_ATTENTION, Layers, PromptCache, SlotCache
 from retell.errors import EngineError, PolicyError
-from retell.logprobs import batches, pad
-from retell.policy import default_device, load_model
+from retell.packing import by_length, collate
+from retell.policy import default_device, load_model, require_same_model
 from retell.records import Completion, Request
 from retell.tokens import ChatTokenizer
 
@@ -65,7 +65,9 @@ class TransformersEngine:
         dtype: str = "auto",
         device: str | None = None,
     ) -> None:
+        self._folder = folder
         self._tokenizer = tokenizer
+        self._trust_remote_code = trust_remote_code
         self.faults: Counter[str] = Counter()
         self._prompts = PromptCache(_KEPT_BYTES)
         self._batch_size = batch_size
@@ -92,6 +94,18 @@ class TransformersEngine:
             if finished:
                 yield [self._complete(slot) for slot in finished]
 
+    def load(self, folder: Path) -> None:
+        """Copies the weights into the model, in its dtype and on its device; the folder is first read into main memory.
+
+        Raises:
+            PolicyError: the folder holds another model, or cannot be loaded; nothing has changed then.
+        """
+        require_same_model(folder, self._folder, self._trust_remote_code)
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        self._model.load_state_dict(load_model(folder, dtype, "cpu", self._trust_remote_code).state_dict())
+        self._prompts = PromptCache(_KEPT_BYTES)
+        self._folder = folder
+
     def close(self) -> None:
         """Gives the model's memory back."""
         del self._model
@@ -106,7 +120,7 @@ class TransformersEngine:
         admitted: list[_Slot] = []
         for known in (True, False):
             queue = [prompt for prompt in by_prompt if (prompt in self._prompts) == known]
-            for numbers in batches([len(prompt) for prompt in queue], _PREFILL_TOKENS):
+            for numbers in by_length([len(prompt) for prompt in queue], _PREFILL_TOKENS):
                 prompts = [queue[number] for number in numbers]
                 rows = [request for prompt in prompts for request in by_prompt[prompt]]
                 copies = [row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]]
@@ -117,13 +131,10 @@ class TransformersEngine:
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> Layers:
         if max(map(len, prompts)) == 1:
             return ()
-        ids, attention, _ = pad([(prompt[:-1], ()) for prompt in prompts])
+        batch = collate([(prompt[:-1], ()) for prompt in prompts], packed=False).to(self._device)
         prefilled = DynamicCache(config=self._model.config)
         self._model.base_model(
-            input_ids=ids.to(self._device),
-            attention_mask=attention.to(self._device),
-            past_key_values=prefilled,
-            use_cache=True,
+            input_ids=batch.ids, position_ids=batch.positions, past_key_values=prefilled, use_cache=True
         )
         layers = [_tensors(layer) for layer in prefilled.layers]
         self._prompts.keep(prompts, layers)

@@ -25,6 +25,7 @@ from retell.engines.base import Batches, Take, room
 from retell.engines.warden import Warden
 from retell.engines.window import drive
 from retell.errors import EngineError, MissingExtraError, PolicyError, RecipeError, first_line
+from retell.policy import require_same_model
 from retell.records import Completion, Request
 from retell.tokens import ChatTokenizer
 
@@ -87,7 +88,10 @@ class VllmEngine:
         if window is not None and (type(window) is not int or window < 1):
             raise RecipeError(f"engine_args.window = {window!r}: it is a number of requests, at least 1")
         self.faults: Counter[str] = Counter()
+        self._folder = folder
         self._tokenizer = tokenizer
+        self._trust_remote_code = trust_remote_code
+        self._arguments = arguments
         self._failed = False
         self._numbers = count()
         self._held = contextlib.ExitStack()
@@ -96,16 +100,14 @@ class VllmEngine:
             self._held.callback(lambda: self._warden.close(keep=self._failed))
             self._loop = asyncio.new_event_loop()
             self._held.callback(self._loop.close)
-            with _environment(), self._warden.capturing():
-                config = _configure(folder, trust_remote_code, arguments)
-                self._llm = self._start(config)
+            self._open(folder)
             self._held.enter_context(_logging_to(self._warden.log))
             self._held.callback(self._stop)
         except BaseException:
             self.close()
             raise
-        self.context: int | None = config.model_config.max_model_len
-        at_once = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        self.context: int | None = self._config.model_config.max_model_len
+        at_once = self._config.scheduler_config.max_num_seqs * self._config.parallel_config.data_parallel_size
         self._window = window or 2 * at_once
         # What goes wrong in tasks that nobody waits for any more is for the log.
         self._loop.set_exception_handler(lambda _, context: logging.getLogger("vllm").error("%s", context))
@@ -114,9 +116,32 @@ class VllmEngine:
         """Keeps the window full and yields completions as they finish."""
         return drive(take, self._complete, lambda: self._window, self._loop)
 
+    def load(self, folder: Path) -> None:
+        """Has vLLM reload its weights in place, or, where it would not reload all of them, starts it anew.
+
+        Started anew are quantised models, of which a reload is untried here; and on a CPU models with tied embeddings:
+        vLLM has packed these for the head, and a reload leaves the packed copy as it was.
+
+        Raises:
+            PolicyError: the folder holds another model, or cannot be read; nothing has changed then.
+            EngineError: vLLM failed at it, and is stopped.
+        """
+        require_same_model(folder, self._folder, self._trust_remote_code)
+        if _reloads(self._config.model_config):
+            self._loop.run_until_complete(self._reload(folder))
+        else:
+            self._stop()
+            self._open(folder)
+        self._folder = folder
+
     def close(self) -> None:
         """Ends the engine's processes and waits until they are gone."""
         self._held.close()
+
+    def _open(self, folder: Path) -> None:
+        with _environment(), self._warden.capturing():
+            self._config = _configure(folder, self._trust_remote_code, self._arguments)
+            self._llm = self._start(self._config)
 
     def _start(self, config: Any) -> Any:
         from vllm.usage.usage_lib import UsageContext
@@ -127,10 +152,21 @@ class VllmEngine:
         except Exception as error:
             raise self._failure("vllm does not start", self._warden.cause() or first_line(error)) from error
 
+    async def _reload(self, folder: Path) -> None:
+        try:
+            await self._llm.pause_generation(mode="abort", clear_cache=True)
+            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            await self._llm.resume_generation()
+        except Exception as error:
+            self._llm.shutdown()  # nobody knows which weights it has
+            cause = self._warden.cause() or first_line(error)
+            raise self._failure(f"vllm has not taken over the weights in {folder}", cause) from error
+
     def _stop(self) -> None:
-        """Shuts vLLM down and lets its tasks end in their loop."""
-        self._llm.shutdown()
-        del self._llm  # its destructor must not find a Python that is half gone
+        """Shuts vLLM down, if it runs, and lets its tasks end in their loop."""
+        if self._llm is not None:
+            self._llm.shutdown()
+        self._llm = None  # its destructor must not find a Python that is half gone
         left = asyncio.all_tasks(self._loop)
         for task in left:
             task.cancel()
@@ -271,6 +307,15 @@ def _configure(folder: Path, trust_remote_code: bool, arguments: Mapping[str, An
         raise PolicyError(f"vllm cannot run {folder}: {first['msg'].removeprefix('Value error, ')}") from error
     except Exception as error:
         raise PolicyError(f"vllm cannot run {folder}: {first_line(error)}") from error
+
+
+def _reloads(model_config: Any) -> bool:
+    """Whether vLLM's reload in place can be relied on for this model; see `VllmEngine.load`."""
+    from vllm.platforms import current_platform
+
+    configs = (model_config.hf_config, model_config.hf_text_config)
+    tied = any(getattr(config, "tie_word_embeddings", False) for config in configs)
+    return model_config.quantization is None and not (tied and current_platform.is_cpu())
 
 
 def _check_kinds(engine_arguments: Any, arguments: Mapping[str, Any]) -> None:
