@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,27 +43,14 @@ def test_graders_by_name(home: Path) -> None:
     assert grader.spec == "mine:judge"
 
 
-@pytest.mark.parametrize(
-    "spec",
-    ["", "mth", "mine", ":judge", "mine:", "mine:a:b", "mine:a.b", "mine.:judge", "1:judge", "a b:c", "../mine:judge"],
-)
-def test_a_spec_that_is_no_function_of_a_module_is_refused(home: Path, spec: str) -> None:
-    write(home / "mine.py", SAME)
-    with pytest.raises(RecipeError) as found:
-        grader_named(spec)
-    assert repr(spec) in str(found.value)
-    assert "math, qwen, or your own as module:function" in str(found.value)
-
-
-@pytest.mark.parametrize("spec", ["no_such:judge", "mine.more:judge", "pack:judge", "pack.no_such:judge", "sys:exit"])
-def test_a_module_that_is_not_there_is_refused(home: Path, spec: str) -> None:
+@pytest.mark.parametrize("spec", ["", "mth", "mine", "../mine:judge", "no_such:judge", "pack:judge", "sys:exit"])
+def test_a_spec_that_is_no_grader_is_refused_with_those_there_are(home: Path, spec: str) -> None:
     write(home / "mine.py", SAME)
     write(home / "pack/mine.py", SAME)
     with pytest.raises(RecipeError) as found:
         grader_named(spec)
-    assert repr(spec) in str(found.value)
-    assert str(home) in str(found.value)
-    assert "math, qwen, or your own as module:function" in str(found.value)
+    assert f"grader {spec!r}: " in str(found.value)
+    assert "a grader is math, qwen, or your own as module:function" in str(found.value)
 
 
 def test_editing_the_module_changes_the_name(home: Path) -> None:
@@ -74,15 +60,6 @@ def test_editing_the_module_changes_the_name(home: Path) -> None:
     assert CustomGrader("mine:judge").name == before
     write(home / "mine.py", SAME + "# better")
     assert CustomGrader("mine:judge").name != before
-
-
-def test_the_module_is_found_without_being_run(home: Path) -> None:
-    for name in ("flat.py", "pack/__init__.py", "pack/deep/__init__.py", "pack/deep/mine.py", "spaces/deep/mine.py"):
-        write(home / name, f"raise SystemExit({name!r})")
-    known = set(sys.modules)
-    for module in ("flat", "pack", "pack.deep", "pack.deep.mine", "spaces.deep.mine"):
-        CustomGrader(f"{module}:judge")
-    assert known >= {name for name in sys.modules if name.startswith(("flat", "pack", "spaces"))}
 
 
 def test_modules_in_packages_are_called(home: Path) -> None:
