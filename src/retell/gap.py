@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel
 
-from retell.logprobs import Pair, row_logprobs
+from retell.logprobs import row_logprobs
+from retell.packing import Pair
 from retell.progress import progress
 from retell.recipe import Gap
 from retell.runfolder import RunFolder

@@ -1,0 +1,173 @@
+"""Rows of different lengths as one batch: packed one after the other without padding, or padded to a rectangle."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Prompt ids and response ids of one row."""
+ROWS_ATTENTION = "retell_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids (1, T) of packed rows or (B, L) of padded ones, and what is asked about them.
+
+    N counts the response tokens of all rows, row after row; token n is ``targets_N[n]``, stands in row ``row_N[n]`` at
+    place ``column_N[n]`` of its response, and is predicted by the hidden state at ``at_N[n]`` of the ids laid flat.
+    ``spread_BL`` and ``gather_T`` take packed rows to a rectangle and back, for attention; None where they are padded.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    at_N: Tensor
+    targets_N: Tensor
+    row_N: Tensor
+    column_N: Tensor
+    spread_BL: Tensor | None
+    gather_T: Tensor | None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            name: tensor if tensor is None else tensor.to(device, non_blocking=True)
+            for name in self.__slots__
+            for tensor in [getattr(self, name)]
+        }
+        return Batch(**moved)
+
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of the model's forward pass. Padding is on the right, where no causal layer looks: no mask."""
+        inputs = {"input_ids": self.ids, "use_cache": False}
+        if self.spread_BL is not None:
+            inputs |= {"position_ids": self.positions, "spread_BL": self.spread_BL, "gather_T": self.gather_T}
+        return inputs
+
+    def rectangle(self, values_N: Tensor, fill: float = 0.0) -> Tensor:
+        """Values of the response tokens as (rows, longest response), ``fill`` where a row has ended."""
+        shape = (self._rows, self._longest)
+        return values_N.new_full(shape, fill).index_put((self.row_N, self.column_N), values_N)
+
+    def mask_BT(self) -> Tensor:
+        """Where that rectangle holds a token."""
+        return self.rectangle(torch.ones_like(self.targets_N)).bool()
+
+    @property
+    def _rows(self) -> int:
+        return int(self.row_N[-1]) + 1 if len(self.row_N) else 0
+
+    @property
+    def _longest(self) -> int:
+        return int(self.column_N.max()) + 1 if len(self.column_N) else 0
+
+
+def collate(rows: Sequence[Pair], *, packed: bool) -> Batch:
+    """Rows as a batch; no row gives one token about which nothing is asked, so that a forward pass is possible."""
+    lengths = [len(prompt) + len(response) for prompt, response in rows] or [1]
+    longest = max(lengths)
+    starts = [0, *accumulate(lengths)][:-1] if packed else [row * longest for row in range(len(lengths))]
+    ids = torch.zeros(sum(lengths) if packed else longest * len(lengths), dtype=torch.long)
+    positions = torch.zeros_like(ids) if packed else torch.arange(longest).repeat(len(lengths))
+    at, targets, row_of, columns = [], [], [], []
+    for row, ((prompt, response), start) in enumerate(zip(rows, starts, strict=False)):
+        end, first = start + lengths[row], start + len(prompt)
+        ids[start:end] = torch.tensor([*prompt, *response])
+        if packed:
+            positions[start:end] = torch.arange(lengths[row])
+        at.append(torch.arange(first - 1, end - 1))
+        targets.append(ids[first:end])
+        row_of.append(torch.full((len(response),), row))
+        columns.append(torch.arange(len(response)))
+    nothing = torch.zeros(0, dtype=torch.long)
+    asked = (torch.cat(part) if part else nothing for part in (at, targets, row_of, columns))
+    shape = (1, -1) if packed else (len(lengths), longest)
+    places = _places(lengths, starts) if packed else (None, None)
+    return Batch(ids.view(shape), positions.view(shape), *asked, *places)
+
+
+def _places(lengths: Sequence[int], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Where each place of the rectangle of rows comes from (its padding from anywhere), and where each token stands."""
+    columns = torch.arange(max(lengths))
+    inside = columns < torch.tensor(lengths)[:, None]
+    spread = torch.where(inside, torch.tensor(starts)[:, None] + columns, 0)
+    return spread, inside.flatten().nonzero()[:, 0]
+
+
+def rows_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    spread_BL: Tensor | None = None,
+    gather_T: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each of the packed rows: they are spread to a rectangle and gathered again.
+
+    All other layers work on tokens only and never see padding. Without ``spread_BL`` it is plain causal attention.
+    """
+    options["is_causal"] = True
+    if spread_BL is None or gather_T is None:
+        mixed, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+        return mixed, None
+    query, key, value = (t[0].transpose(0, 1)[spread_BL].transpose(1, 2) for t in (query, key, value))
+    mixed, _ = sdpa_attention_forward(module, query, key, value, None, **options)  # (B, L, heads, size)
+    return mixed.flatten(0, 1)[gather_T][None], None
+
+
+AttentionInterface.register(ROWS_ATTENTION, rows_attention)
+AttentionMaskInterface.register(ROWS_ATTENTION, lambda *_, **__: None)
+
+
+def by_length(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first, of at most ``most`` tokens with padding (a longer row
+    goes alone).
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        size = max(1, most // max(lengths[order[0]], 1))
+        yield order[:size]
+        order = order[size:]
+
+
+def deal(lengths: Sequence[int], processes: int, most: int, *, packed: bool) -> list[list[list[int]]]:
+    """Row numbers of one update as micro-batches, by process: each gets equally many, at least one, perhaps empty.
+
+    A micro-batch holds rows of similar length and at most ``most`` tokens, padding included (a longer row goes alone);
+    their number is the least that filling in order of length gives, and they are filled evenly.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    least, wanted = most, max(1, len(_fill(lengths, order, most, packed)))
+    wanted += -wanted % processes
+    low = 0
+    while low < least:  # the smallest size that still takes no more micro-batches
+        middle = (low + least) // 2
+        if len(_fill(lengths, order, middle, packed)) <= wanted:
+            least = middle
+        else:
+            low = middle + 1
+    groups = _fill(lengths, order, least, packed)
+    groups += [[] for _ in range(wanted - len(groups))]
+    return [groups[process::processes] for process in range(processes)]
+
+
+def _fill(lengths: Sequence[int], order: Sequence[int], most: int, packed: bool) -> list[list[int]]:
+    groups: list[list[int]] = []
+    tokens = 0
+    for row in order:
+        if groups:
+            # Longest first: the first row of a group says how wide its rectangle is.
+            grown = tokens + lengths[row] if packed else lengths[groups[-1][0]] * (len(groups[-1]) + 1)
+        if not groups or grown > most:
+            groups.append([])
+            grown = lengths[row]
+        groups[-1].append(row)
+        tokens = grown
+    return groups
