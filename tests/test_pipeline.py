@@ -123,7 +123,11 @@ def test_what_a_later_stage_needs_is_checked_before_the_first(
         ({"train": {"runs": ["sftt"]}}, "sftt"),
         ({"train": {"runs": ["sft:expertt"]}}, "expert"),
         ({"train": {"runs": ["sft:"]}}, "LOSS:MIX"),
-        ({"train": {"batch_size": 12}}, "micro_batch_size"),
+        ({"train": {"runs": ["dfft:expert"]}}, "did you mean dft"),
+        ({"train": {"runs": ["dft,powr=2:expert"]}}, "power"),
+        ({"train": {"rounds": 4}}, "online"),
+        ({"train": {"keep": "best"}}, "holdout"),
+        ({"train": {"report_to": ["tensorbord"]}}, "tensorboard"),
     ):
         status, summary, err = command(capsys, "run", str(recipe(tmp_path, **change)), "--out", out)
         assert (status, summary) == (2, None)

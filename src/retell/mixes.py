@@ -1,5 +1,6 @@
 """Data mixes: which response each problem is trained on, as token ids."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retell.errors import DataError, RecipeError
+from retell.errors import DataError, RecipeError, TrainingError
 from retell.problems import read_rows
 from retell.prompts import Prompter
 from retell.recipe import Data, located
 from retell.records import Message, Reject, TrainRow
 from retell.tokens import ChatTokenizer
 
-LOSS_NAMES = ("sft", "dft")
+LOSS_NAMES = ("sft", "dft", "is", "iw_sft", "psft", "asft", "eaft", "power", "luffy", "chord")
 KEPT: Mapping[str, frozenset[str]] = {
     "rewritten": frozenset({"self", "guided", "expert"}),
     "expert": frozenset(),
@@ -23,6 +24,9 @@ KEPT: Mapping[str, frozenset[str]] = {
     "guided_only": frozenset({"guided"}),
 }
 """By mix, the rungs whose kept response is trained on; every other row has the expert's text (paper, Table 4)."""
+ONLINE = "online"
+"""The mix whose data is rewritten by the policy as training goes on, in rounds."""
+MIXES = (*KEPT, ONLINE)
 
 _PAIRS = (("prompt", "response"), ("prompt", "completion"))
 _PROBLEMS = (("problem", "solution"), ("instruction", "output"))
@@ -41,7 +45,7 @@ RUNS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training run: its checkpoint's name, its loss and its data."""
+    """A training run: its checkpoint's name, its loss (with options, such as ``is,clip=3``) and its data."""
 
     name: str
     loss: str
@@ -49,15 +53,20 @@ class Run:
 
 
 def run_named(text: str) -> Run:
-    """One of the paper's runs by name, or ``LOSS:MIX``.
+    """One of the paper's runs by name, or ``LOSS:MIX``, where LOSS may be somebody's own ``module:function``.
 
     Raises:
         RecipeError: it is neither.
     """
+    if text in RUNS:
+        return Run(text, *RUNS[text])
     loss, colon, mix = text.partition(":")
-    if not colon and text not in RUNS:
+    if not colon:
         raise RecipeError(f"unknown run {text!r}: use one of {', '.join(RUNS)}, or LOSS:MIX")
-    return run_of(loss, mix) if colon else Run(text, *RUNS[text])
+    function, colon, rest = mix.partition(":")
+    if colon and _is_path(loss) and _is_path(function.partition(",")[0]):
+        return run_of(f"{loss}:{function}", rest)
+    return run_of(loss, mix)
 
 
 def run_of(loss: str, mix: str) -> Run:
@@ -67,17 +76,24 @@ def run_of(loss: str, mix: str) -> Run:
         RecipeError: there is no such loss.
     """
     if not mix:
-        raise RecipeError(f"{loss}: names no data: use LOSS:MIX with one of {', '.join(KEPT)}, or a file")
-    if mix not in KEPT and (near := get_close_matches(mix, KEPT, n=1)) and not Path(located(mix)).exists():
+        raise RecipeError(f"{loss}: names no data: use LOSS:MIX with one of {', '.join(MIXES)}, or a file")
+    if mix not in MIXES and (near := get_close_matches(mix, MIXES, n=1)) and not Path(located(mix)).exists():
         raise RecipeError(f"unknown data {mix!r}, and there is no such file: did you mean {near[0]}?")
-    if loss not in LOSS_NAMES:
-        near = get_close_matches(loss, LOSS_NAMES, n=1)
-        raise RecipeError(f"unknown loss {loss!r}: {f'did you mean {near[0]}' if near else 'use sft or dft'}?")
+    known = loss.partition(",")[0]
+    if known not in LOSS_NAMES and ":" not in known:
+        near = get_close_matches(known, LOSS_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(LOSS_NAMES)}, or module:function"
+        raise RecipeError(f"unknown loss {known!r}: {hint}")
     name = next((name for name, run in RUNS.items() if run == (loss, mix)), None)
     if name is None:
-        name = f"{Path(mix).stem}-{loss}".replace("_", "-")
-        name = f"file-{name}" if name in RUNS else name
+        called = re.sub(r"[^A-Za-z0-9.]+", "-", f"{Path(mix).stem}-{loss.rpartition(':')[2]}")
+        name = f"file-{called}" if called in RUNS else called
     return Run(name, loss, mix)
+
+
+def _is_path(text: str) -> bool:
+    """Whether it can be a dotted Python name other than a loss of retell's own."""
+    return text not in LOSS_NAMES and all(part.isidentifier() for part in text.split("."))
 
 
 def expert_ids(row: Mapping[str, Any], tokenizer: ChatTokenizer) -> TrainRow:
@@ -87,7 +103,7 @@ def expert_ids(row: Mapping[str, Any], tokenizer: ChatTokenizer) -> TrainRow:
         DataError: the chat template does not keep prompt and response apart.
     """
     conversation = [*row["messages"][:-1], {"role": "assistant", "content": row["solution"]}]
-    return TrainRow(row["id"], *tokenizer.training_ids(conversation))
+    return TrainRow(row["id"], "expert", *tokenizer.training_ids(conversation))
 
 
 def kept_ids(row: Mapping[str, Any], tokenizer: ChatTokenizer) -> TrainRow:
@@ -95,10 +111,17 @@ def kept_ids(row: Mapping[str, Any], tokenizer: ChatTokenizer) -> TrainRow:
 
     Raises:
         DataError: they are not, and the chat template does not keep prompt and response apart.
+        TrainingError: there are not as many behaviour log-probs as ids.
     """
-    if row["response_token_ids"] is None:
-        return TrainRow(row["id"], *tokenizer.training_ids(row["messages"]))
-    return TrainRow(row["id"], tokenizer.prompt_ids(row["messages"][:-1]), tuple(row["response_token_ids"]))
+    ids, logprobs = row["response_token_ids"], row["behaviour_logprobs"]
+    if ids is None:
+        return TrainRow(row["id"], row["rung"], *tokenizer.training_ids(row["messages"]))
+    if logprobs is not None and len(logprobs) != len(ids):
+        raise TrainingError(
+            f"row {row['id']} has {len(ids)} response ids and {len(logprobs)} behaviour log-probs: rewrite it again"
+        )
+    behaviour = tuple(logprobs) if logprobs is not None else None
+    return TrainRow(row["id"], row["rung"], tokenizer.prompt_ids(row["messages"][:-1]), tuple(ids), behaviour)
 
 
 Trainable = tuple[list[TrainRow], dict[str, int]]
@@ -151,6 +174,8 @@ def _row(maker: Callable[[], TrainRow], max_length: int) -> TrainRow | str:
         row = maker()
     except DataError:
         return "chat_template"
+    if not row.prompt or not row.response:
+        return "no_response" if row.prompt else "no_prompt"
     return row if len(row.prompt) + len(row.response) <= max_length else "overlong"
 
 
@@ -164,7 +189,7 @@ def _ready_made(
         return "no_conversation"
     if any(tokenizer.control_token(message["content"]) for message in conversation[:-1]):
         return "control_token"
-    return _row(lambda: TrainRow(where, *tokenizer.training_ids(conversation)), max_length)
+    return _row(lambda: TrainRow(where, "expert", *tokenizer.training_ids(conversation)), max_length)
 
 
 def _conversation(row: Mapping[str, Any], prompter: Prompter) -> list[Message] | None:

@@ -11,7 +11,7 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
-from retell.engines.base import Engine
+from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
 from retell.evaluate import evaluate
@@ -33,12 +33,14 @@ from retell.journal import Journal
 from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
 from retell.meter import Budget, Meter
-from retell.mixes import KEPT, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
+from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
+from retell.online import OnlineRewriter
 from retell.policy import default_device, fingerprint, load_model, resolve_policy
 from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
+from retell.processes import world
 from retell.prompts import Prompter
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, dump, located, overlay
-from retell.records import Problem, Rung, Sample
+from retell.records import Problem, Rung, Sample, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import write_report
 from retell.rewrite import reject_untrainable, rewrite
@@ -85,12 +87,21 @@ def check(recipe: Recipe) -> list[Run]:
     if twice:
         raise RecipeError(f"two of train.runs are called {twice[0]}: rename one of the files")
     for training in runs:
-        if training.mix not in KEPT:
+        if training.mix not in MIXES:
             next(read_rows(recipe.data.model_copy(update={"path": training.mix})), None)
     if runs:
-        from retell.train import accumulation_steps
+        from retell.methods import open_loss
+        from retell.train import check_training
 
-        accumulation_steps(recipe.train)
+        for training in runs:
+            check_training(recipe.train, open_loss(training.loss), online=training.mix == ONLINE)
+    online = [training for training in runs if training.mix == ONLINE]
+    if online:
+        _how_rewritten(recipe, Prompter(recipe.policy, None, recipe.rewrite.guided_template))
+    elif recipe.train.rounds is not None:
+        raise RecipeError(
+            "train.rounds has no effect without a run on the mix `online`, such as dft:online: leave it out"
+        )
     if recipe.evaluate.benchmark:
         load_benchmarks(recipe.evaluate)
         check_engine(recipe.evaluate)
@@ -184,27 +195,58 @@ def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
 
 def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     """Tunes the policy with one loss on one mix: checkpoints/NAME."""
-    named = training.mix in KEPT
-    source = _rewritten_path(folder) if named else Path(located(training.mix))
-    policy = _own_policy(recipe, folder) if named else open_policy(recipe.policy)
-    prompter = Prompter(recipe.policy, policy.tokenizer)
-    settings = recipe.train.model_dump(exclude={"runs", "micro_batch_size"})
+    from retell.methods import open_loss
+    from retell.train import Source, check_training, source_of, train
+
+    named, online = training.mix in KEPT, training.mix == ONLINE
+    method = open_loss(training.loss)
+    check_training(recipe.train, method, online=online)
+    source = _rewritten_path(folder) if named or online else Path(located(training.mix))
+    policy = _own_policy(recipe, folder) if named or online else open_policy(recipe.policy)
+    prompter = Prompter(recipe.policy, policy.tokenizer, recipe.rewrite.guided_template)
+    settings = recipe.train.model_dump(exclude={"runs", "micro_batch_tokens", "save_every", "report_to"})
+    settings |= {"rounds": recipe.train.rounds if online else None}
     prompt = None if named else [recipe.policy.system, prompter.solve_template]
-    chosen = [training.loss, training.mix if named else "", settings, recipe.data.max_length, prompt]
+    rewriting = _how_rewritten(recipe, prompter) if online else None
+    chosen = [
+        method.spec,
+        method.version,
+        training.mix if named else "",
+        settings,
+        recipe.data.max_length,
+        prompt,
+        rewriting,
+    ]
     inputs = [policy.fingerprint, chosen, _digest_of(source)]
     checkpoint = f"checkpoints/{training.name}"
 
     def work() -> Summary:
-        from retell.train import train
-
-        if named:
-            trainable = mix_ids(training.mix, _rewritten(folder), policy.tokenizer, recipe.data.max_length)
-        else:
-            trainable = file_ids(training.mix, recipe.data, prompter, policy.tokenizer)
-        rows, rejected = trainable
-        model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
-        summary = train(training.name, training.loss, rows, model, policy.tokenizer, recipe.train, folder)
-        summary |= {"mix": training.mix, "rejected": rejected, "path": str(folder.path / checkpoint)}
+        with contextlib.ExitStack() as open_while_training:
+            rejected: Mapping[str, int] = {}
+            if online:
+                rewriter = open_while_training.enter_context(_rewriting(recipe, folder, training, policy, prompter))
+                rows_from = Source(rewriter.ids, rewriter.rows, recipe.train.rounds or 1)
+            else:
+                rows, rejected = _rows(recipe, folder, training, policy.tokenizer, prompter)
+                rows_from = source_of(rows)
+            model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
+            facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
+            summary = train(
+                training.name,
+                method,
+                rows_from,
+                model,
+                policy.tokenizer,
+                recipe.train,
+                folder,
+                digest(inputs),
+                facts,
+            )
+            summary |= {"mix": training.mix, "rows": len(rows_from.ids), "rejected": dict(rejected)}
+            if online:
+                failed = sum((Counter(told["rejected"]) for told in rewriter.told), Counter[str]())
+                summary |= {"rounds": rewriter.told, "rejected": dict(failed)}
+        summary["path"] = str(folder.path / checkpoint)
         folder.write_json(f"{checkpoint}.json", summary)
         return summary
 
@@ -273,6 +315,60 @@ def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
                 summary["graders"][stage] = grader.name
     summary["seconds"] = round(time.monotonic() - started, 3)
     return summary
+
+
+def _rows(
+    recipe: Recipe, folder: RunFolder, training: Run, tokenizer: ChatTokenizer, prompter: Prompter
+) -> tuple[list[TrainRow], dict[str, int]]:
+    """Rows to train on, and how many were rejected by reason."""
+    if training.mix in KEPT:
+        return mix_ids(training.mix, _rewritten(folder), tokenizer, recipe.data.max_length)
+    return file_ids(training.mix, recipe.data, prompter, tokenizer)
+
+
+@contextlib.contextmanager
+def _rewriting(
+    recipe: Recipe, folder: RunFolder, training: Run, policy: LocalPolicy, prompter: Prompter
+) -> Iterator[OnlineRewriter]:
+    """What rewrites in the rounds of an online training, with an engine of its own."""
+    settings, limit = recipe.rewrite, recipe.data.max_length
+    loaded = reject_untrainable(load_problems(recipe.data), prompter, policy.tokenizer, limit)
+    with (
+        closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
+        _store(folder) as journal,
+        GraderPool(_choosing(settings), settings.grader_workers) as graders,
+    ):
+        assert isinstance(engine, Reloadable)
+        yield OnlineRewriter(
+            loaded.problems,
+            policy.fingerprint,
+            settings,
+            limit,
+            prompter,
+            policy.tokenizer,
+            engine,
+            graders,
+            journal,
+            folder.path / "training" / training.name / "rounds.json",
+        )
+
+
+def _how_rewritten(recipe: Recipe, prompter: Prompter) -> object:
+    """What the rows of an online training rest on, beside the policy and the data."""
+    settings = recipe.rewrite
+    if settings.engine in ("server", "recorded"):
+        raise RecipeError(
+            f"rewrite.engine = {settings.engine!r} goes on giving what it was started with, and an online run needs "
+            "samples of the policy that it trains: use transformers or vllm"
+        )
+    if world() > 1:
+        raise RecipeError(
+            "an online run trains in one process: leave out torchrun, or train offline (the mix rewritten)"
+        )
+    names = ("k", "exhaustive", "temperature", "top_p", "max_tokens", "seed", "max_copied")
+    chosen = {name: getattr(settings, name) for name in names}
+    precision = {name: settings.engine_args.get(name, "auto") for name in PRECISION}
+    return [chosen, precision, prompter.guided_template, _choosing(settings).name, LEAK_RULES]
 
 
 def open_policy(policy: Policy) -> LocalPolicy:
@@ -397,7 +493,7 @@ def _rewritten_path(folder: RunFolder) -> Path:
 def _rewritten(folder: RunFolder) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    columns = ["id", "rung", "solution", "messages", "response_token_ids"]
+    columns = ["id", "rung", "solution", "messages", "response_token_ids", "behaviour_logprobs"]
     rows: list[dict[str, Any]] = pq.read_table(_rewritten_path(folder), columns=columns).to_pylist()
     return rows
 

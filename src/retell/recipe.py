@@ -176,13 +176,15 @@ class Train(Section):
     """Tuning the policy. Defaults are the optimiser settings of the paper's released scripts."""
 
     runs: tuple[str, ...] = ("sft", "dft", "dr-sft", "dr-dft")
-    """Which runs `retell run` trains: sft dft dr-sft dr-dft self-dft guided-dft, or LOSS:MIX."""
+    """Which runs `retell run` trains: sft dft dr-sft dr-dft self-dft guided-dft, or LOSS:MIX (psft:rewritten)."""
+    rounds: Annotated[int, Field(ge=1)] | None = None
+    """Of runs on the mix `online`: parts of the data, each rewritten by the policy of then before it is trained on."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Peak learning rate; cosine decay after the warm-up."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Rows in one update, over all devices."""
-    micro_batch_size: Annotated[int, Field(ge=1)] = 8
-    """Rows in one forward pass of one device; it does not change the update."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 16384
+    """Most tokens in one forward pass of one device, unless a single row is longer; it does not change the update."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -196,9 +198,25 @@ class Train(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradient clip."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the forward and backward pass; weights and optimiser stay in float32."""
+    """Precision of the forward and backward pass; what is trained and its optimiser stay in float32."""
     gradient_checkpointing: bool = True
     """Recompute activations to save memory."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of LoRA adapters; 0 trains all weights. The checkpoint has them merged, and beside it as they are."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale of the adapters: alpha / rank."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout of the adapters' inputs."""
+    lora_targets: tuple[str, ...] = ()
+    """Layers that are adapted, such as q_proj v_proj; by default every linear layer but the head."""
+    save_every: Annotated[int, Field(ge=1)] = 50
+    """Updates between checkpoints from which a killed training goes on."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the rows that is not trained on; its negative log-likelihood is measured at every checkpoint."""
+    keep: Literal["last", "best"] = "last"
+    """Which checkpoint is the result: the last, or the one with the lowest negative log-likelihood of the holdout."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that get the metrics: wandb, tensorboard, mlflow … whatever transformers' Trainer knows."""
     seed: Seed = 0
     """Seed of the order of the rows."""
 
@@ -206,8 +224,12 @@ class Train(Section):
     @classmethod
     def _anchor_files(cls, runs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         """The file of a LOSS:FILE is found as any other path of the recipe."""
-        parts = [run.partition(":") for run in runs]
-        return tuple(loss + colon + (_anchor(mix, info) if mix else "") for loss, colon, mix in parts)
+        # What comes after the last colon, for a loss may have one: module:function:FILE; retell:FILE is one name.
+        parts = [run.rpartition(":") for run in runs]
+        return tuple(
+            loss + colon + (_anchor(mix, info) if colon and not loss.endswith(PACKAGED[:-1]) else mix)
+            for loss, colon, mix in parts
+        )
 
 
 class Evaluate(Sampler):

@@ -161,8 +161,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One training row as token ids; the response ends with the end token."""
+    """One training row as token ids; the response ends with the end token.
+
+    ``rung`` says whose text it is; ``behaviour`` has the log-prob of each response token under the distribution that
+    drew it, where that is known.
+    """
 
     id: str
+    rung: Rung
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+    behaviour: tuple[float, ...] | None = None

@@ -251,7 +251,8 @@ def _figure_4(folder: RunFolder) -> str:
     curves = {}
     for name in _made(folder, "train/"):
         text = (folder.path / "checkpoints" / name / "metrics.jsonl").read_text(encoding="utf-8")
-        curves[_title(name)] = [json.loads(line) for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.splitlines()]
+        curves[_title(name)] = [line for line in lines if "loss" in line]
     if not curves:
         return ""
     with folder.replacing("figures/figure-4.png") as target:

@@ -1,108 +1,67 @@
-"""Tuning the policy on stored token ids with an importance-weighted loss: a `transformers.Trainer`, nothing hidden."""
+"""Tuning the policy with an importance-weighted loss: the files of a training, and how it is resumed."""
 
+import contextlib
+import copy
 import json
 import math
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import GenerationConfig, PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import get_last_checkpoint
 
-from retell.errors import RequestError, TrainingError
-from retell.logprobs import Pair, pad, token_logprobs
-from retell.losses import LOSSES, weighted_nll
+from retell.card import model_card
+from retell.errors import MissingExtraError, PolicyError, RecipeError, RequestError
+from retell.logprobs import teach
+from retell.methods import Method
+from retell.processes import agreed, rank, wait, world
 from retell.progress import Tick, progress
 from retell.recipe import Train
 from retell.records import TrainRow
 from retell.runfolder import RunFolder
+from retell.schedule import Schedule, held_out
 from retell.tokens import ChatTokenizer
+from retell.trainer import Milestones, Updates, WeightedTrainer
 
 _FEW = 10
 """Fewer updates than this are hardly a training."""
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class Rows(Dataset[Pair]):
-    """Training rows as the Trainer wants them."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the rows come from: the ids of all there may be, and those of a round when it begins.
 
-    def __init__(self, rows: Sequence[TrainRow]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self._rows[index].prompt, self._rows[index].response
-
-
-class WeightedTrainer(Trainer):
-    """A Trainer whose loss is Σ −sg(w)·log π over the response tokens of an update, divided by their number.
-
-    The number is that of the whole update: micro-batches and devices do not change the gradient. One line of metrics an
-    update goes to ``metrics``.
+    ``rows`` is called with the round, the ids of its updates, and a folder with the policy as it is then (None in the
+    first round, when it is the base); an id that has no row is left out of its update.
     """
 
-    loss_is_scaled_for_ga = True
+    ids: Sequence[str]
+    rows: Callable[[int, Sequence[str], Path | None], Mapping[str, TrainRow]]
+    rounds: int = 1
 
-    def __init__(self, *args: Any, loss: str, metrics: Path, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Makes the Trainer count the labels of the whole update and hand the number to `compute_loss`.
-        self.model_accepts_loss_kwargs = True
-        self._weight = LOSSES[loss]
-        self._metrics = metrics
-        self._sums: dict[str, Tensor] = {}
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The micro-batch's share of the update's loss."""
-        assert not return_outputs and num_items_in_batch is not None
-        labels_BT = inputs["labels"]
-        logp_BT = token_logprobs(model, inputs["input_ids"], inputs["attention_mask"], labels_BT)
-        mask_BT = labels_BT[:, 1:] != -100
-        total, weights_BT = weighted_nll(logp_BT, mask_BT, self._weight)
-        self._add("loss", total.detach())
-        self._add("nll", -logp_BT.detach()[mask_BT].sum())
-        self._add("weight", weights_BT[mask_BT].sum())
-        self._add("tokens", mask_BT.sum())
-        # Gradients are averaged over devices, and this is a sum over all of them.
-        return total / num_items_in_batch * self.accelerator.num_processes
+def source_of(rows: Sequence[TrainRow]) -> Source:
+    """Rows that are there from the beginning.
 
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Writes the update's metrics; everything else the Trainer has to say is left out."""
-        if "grad_norm" not in logs:
-            return
-        sums = {name: float(self.accelerator.reduce(value, reduction="sum")) for name, value in self._sums.items()}
-        self._sums = {}
-        line = {
-            "step": self.state.global_step,
-            "loss": sums["loss"] / sums["tokens"],
-            "nll": sums["nll"] / sums["tokens"],
-            "mean_weight": sums["weight"] / sums["tokens"],
-            "grad_norm": float(logs["grad_norm"]),
-            "learning_rate": logs["learning_rate"],
-            "tokens": int(sums["tokens"]),
-        }
-        if not math.isfinite(line["loss"]) or not math.isfinite(line["grad_norm"]):
-            raise TrainingError(
-                f"loss {line['loss']} and gradient norm {line['grad_norm']} at update {line['step']}: "
-                "lower the learning rate, or look at the rows"
-            )
-        if self.is_world_process_zero():
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+    Raises:
+        RequestError: two have the same id.
+    """
+    by_id = {row.id: row for row in rows}
+    if len(by_id) < len(rows):
+        twice, _ = Counter(row.id for row in rows).most_common(1)[0]
+        raise RequestError(f"two rows to train on have the id {twice}: give them ids of their own")
+    return Source(tuple(by_id), lambda *_: by_id)
 
 
 class _Progress(TrainerCallback):
@@ -113,93 +72,299 @@ class _Progress(TrainerCallback):
         self._tick(state.global_step)
 
 
-def collate(rows: Sequence[Pair]) -> dict[str, Tensor]:
-    """A micro-batch, right-padded; the prompt and the padding have no label."""
-    ids, attention, labels = pad(rows)
-    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+def check_training(settings: Train, method: Method, *, online: bool) -> None:
+    """What can be known to be wrong before anything is loaded.
+
+    Raises:
+        RequestError: settings do not go together, or something is not installed.
+    """
+    if settings.keep == "best" and not settings.holdout:
+        raise RecipeError("train.keep = 'best' needs rows to tell which is: set train.holdout, such as 0.02")
+    if online and settings.holdout:
+        raise RecipeError("train.holdout needs rows that are there from the beginning: leave it out of an online run")
+    if online and settings.epochs > 1:
+        raise RecipeError(f"train.epochs = {settings.epochs}, but an online run trains once on each part: set it to 1")
+    if online and (settings.rounds or 1) < 2:
+        raise RecipeError("an online run needs train.rounds of at least 2; one round is the mix `rewritten`")
+    if _deepspeed_stage() == "3":
+        raise RequestError(
+            "DeepSpeed ZeRO-3 is not supported, since it takes the head's weight away before the backward pass needs "
+            "it: use recipes/fsdp2.yaml, or ZeRO-2"
+        )
+    if settings.lora_rank:
+        if find_spec("peft") is None:
+            raise MissingExtraError("peft", "peft")
+        heads = [name for name in settings.lora_targets if name.endswith(("lm_head", "embed_out", "output_layer"))]
+        if heads:
+            raise RecipeError(f"train.lora_targets names {heads[0]!r}: an adapter on the head is not supported")
+    else:
+        for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+            if name in settings.model_fields_set and getattr(settings, name) != Train.model_fields[name].default:
+                raise RecipeError(f"train.{name} has no effect without train.lora_rank: set it, or leave {name} out")
+    for tracker in settings.report_to:
+        if tracker not in INTEGRATION_TO_CALLBACK:
+            near = get_close_matches(tracker, INTEGRATION_TO_CALLBACK, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            raise RecipeError(f"unknown tracker {tracker!r} in train.report_to: {hint}")
+        try:
+            INTEGRATION_TO_CALLBACK[tracker]()
+        except RuntimeError as error:
+            raise RequestError(f"train.report_to = {tracker!r}: {error}") from error
+
+
+def _deepspeed_stage() -> str | None:
+    """What `accelerate launch` was told of DeepSpeed."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file != "none":
+        return str(json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
 
 
 def train(
     name: str,
-    loss: str,
-    rows: Sequence[TrainRow],
+    method: Method,
+    source: Source,
     model: PreTrainedModel,
     tokenizer: ChatTokenizer,
     settings: Train,
     folder: RunFolder,
+    identity: str,
+    facts: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Tunes ``model`` in place; writes checkpoints/NAME, a Hugging Face folder with metrics.jsonl, whole or not at all.
+    """Tunes ``model``; writes checkpoints/NAME, a Hugging Face folder with metrics.jsonl, whole or not at all.
+
+    Checkpoints to go on from are in training/NAME while it lasts; one that was made with another ``identity`` is
+    discarded. ``facts`` are told in the model card.
 
     Raises:
-        RequestError: there is nothing to train on, or the batch sizes do not fit.
+        RequestError: there is nothing to train on, or the method cannot be had with these rows or this model.
         TrainingError: the loss is not finite.
     """
-    if not rows:
-        raise RequestError(f"nothing to train {name} on: the mix holds no row")
+    kept_out = [id for id in source.ids if held_out(id, settings.holdout, settings.seed)]
+    schedule = _schedule(name, source, set(kept_out), settings)
+    work = folder.path / "training" / name
+    metrics = work / "metrics.jsonl"
+    resumed, first = agreed(lambda: _prepare(work, identity, metrics))
     dtype = model.dtype
     # Sampling defaults of the base, which need not even be valid together, are none of a checkpoint's business.
-    ends = {name: getattr(model.generation_config, name, None) for name in _SPECIAL}
-    model.generation_config = GenerationConfig(**ends)
-    updates = settings.epochs * math.ceil(len(rows) / settings.batch_size)
-    if updates < _FEW:
+    model.generation_config = _generation(model, tokenizer)
+    compared = method.anchor or method.reference == "base"
+    base = _frozen(model) if compared and not settings.lora_rank else None
+    taught = teach(model)
+    if method.anchor and taught.head is None:
+        raise PolicyError(f"{method.name} needs logits that are head · hidden, and this model's are more than that")
+    trained: Any = _adapted(model, settings) if settings.lora_rank else model.float()
+    trainer: WeightedTrainer
+
+    def rows_of(round: int, wanted: Sequence[str]) -> Mapping[str, TrainRow]:
+        now = _hand_over(trainer, tokenizer, dtype, work / "policy") if round else None
+        rows = source.rows(round, wanted, now)
+        _check_rows(method, rows)
+        return rows
+
+    held = [source.rows(0, kept_out, None)[id] for id in kept_out]
+    starts = [schedule.span(round).start for round in range(1, source.rounds)]
+    with progress(f"training {name}", schedule.updates) as tick:
+        trainer = WeightedTrainer(
+            model=trained,
+            args=_arguments(settings, work, model.device.type, schedule.updates),
+            callbacks=[
+                _Progress(tick),
+                Milestones(settings.save_every, method.updates, starts, schedule.updates, bool(held)),
+            ],
+            eval_dataset=held or None,
+            updates=Updates(schedule, rows_of, first, method.updates, source.rounds),
+            method=method,
+            taught=taught,
+            base=base,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            metrics=metrics,
+            held_out=held,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=resumed)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    wait()  # others may still be at work in the folder that is about to go
+    if rank() != 0:
+        return {}
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    summary = _summary(name, method, settings, lines, trainer.state.best_global_step if held else None)
+    with folder.replacing(f"checkpoints/{name}") as target:
+        target.mkdir(parents=True)
+        _save(trained, state, dtype, target, settings)
+        tokenizer.tokenizer.save_pretrained(target)
+        shutil.copy(metrics, target / "metrics.jsonl")
+        (target / "README.md").write_text(model_card(name, summary, facts), encoding="utf-8")
+    shutil.rmtree(work)
+    with contextlib.suppress(OSError):  # another training may be under way
+        work.parent.rmdir()
+    return summary
+
+
+def _schedule(name: str, source: Source, kept_out: set[str], settings: Train) -> Schedule:
+    """Raises:
+    RequestError: there is nothing to train on or to hold out, or less than the rounds need.
+    """
+    ids = [id for id in source.ids if id not in kept_out]
+    if not ids or (settings.holdout and not kept_out):
+        raise RequestError(
+            f"nothing to train {name} on or to hold out: {len(source.ids)} rows, holdout {settings.holdout}"
+        )
+    schedule = Schedule(ids, settings.batch_size, settings.epochs, settings.seed, source.rounds)
+    if source.rounds > schedule.updates:
+        raise RequestError(
+            f"train.rounds = {source.rounds}, but there are only {schedule.updates} updates: lower rounds or batch_size"
+        )
+    if schedule.updates < _FEW:
         print(
-            f"training {name}: only {updates} update(s) of {settings.batch_size} rows: lower batch_size",
+            f"training {name}: only {schedule.updates} update(s) of {settings.batch_size} rows: lower batch_size",
             file=sys.stderr,
         )
-    with folder.replacing(f"checkpoints/{name}") as target, progress(f"training {name}", updates) as tick:
-        target.mkdir(parents=True)
-        trainer = WeightedTrainer(
-            model=model.float(),
-            args=_arguments(settings, target, model.device.type, updates),
-            train_dataset=Rows(rows),
-            data_collator=collate,
-            callbacks=[_Progress(tick)],
-            loss=loss,
-            metrics=target / "metrics.jsonl",
+    return schedule
+
+
+def _prepare(work: Path, identity: str, metrics: Path) -> tuple[str | None, int]:
+    """Makes the folder that a training goes on from, or empties it if it was made from something else; returns the
+    last whole checkpoint in it, if there is one, and its update.
+    """
+    mark = work / "identity"
+    if not (mark.is_file() and mark.read_text(encoding="utf-8") == identity):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        mark.write_text(identity, encoding="utf-8")
+    for checkpoint in work.glob("checkpoint-*"):
+        if _step(checkpoint) is None:
+            shutil.rmtree(checkpoint)
+    last = get_last_checkpoint(str(work))
+    first = (_step(Path(last)) if last else None) or 0
+    _forget_after(metrics, first)
+    return last, first
+
+
+def _step(checkpoint: Path) -> int | None:
+    """The update of a checkpoint, or None if it is not whole: this file is written last."""
+    try:
+        return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drops the lines of updates that will be made again; the last may be torn."""
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    metrics.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+def _generation(model: PreTrainedModel, tokenizer: ChatTokenizer) -> GenerationConfig:
+    """The base's special tokens; what training rows end with ends a response too."""
+    special: dict[str, Any] = {name: getattr(model.generation_config, name, None) for name in _SPECIAL}
+    listed = special["eos_token_id"]
+    ends = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    if tokenizer.training_end not in ends:
+        special["eos_token_id"] = [*ends, tokenizer.training_end]
+    return GenerationConfig(**special)
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The policy as it is now, to be compared with."""
+    base: Any = copy.deepcopy(model)
+    teach(base)
+    return base.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _adapted(model: PreTrainedModel, settings: Train) -> torch.nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.lora_targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(settings.seed)  # the adapters begin at random
+    try:
+        adapted: torch.nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"train.lora_targets = {list(settings.lora_targets)}: {error}") from error
+    if type(model.get_output_embeddings()) is not torch.nn.Linear:
+        raise RecipeError(f"train.lora_targets = {list(settings.lora_targets)} adapts the head: leave it out")
+    return adapted
+
+
+def _hand_over(trainer: WeightedTrainer, tokenizer: ChatTokenizer, dtype: torch.dtype, target: Path) -> Path:
+    """Saves the policy as it is now, for an engine to take over."""
+    shutil.rmtree(target, ignore_errors=True)
+    policy: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(policy, "merge_and_unload"):
+        # Merged in a copy: taking the adapters out again would not give back the same weights.
+        policy = copy.deepcopy(policy).merge_and_unload()
+    policy.save_pretrained(target, state_dict=_cast(policy.state_dict(), dtype))
+    tokenizer.tokenizer.save_pretrained(target)
+    return target
+
+
+def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _save(trained: Any, state: Mapping[str, torch.Tensor], dtype: torch.dtype, target: Path, settings: Train) -> None:
+    if settings.lora_rank:
+        trained.save_pretrained(target / "adapter", state_dict=state)
+        trained = trained.merge_and_unload()
+        state = trained.state_dict()
+    trained.to(dtype)
+    trained.save_pretrained(target, state_dict=_cast(state, dtype))
+
+
+def _check_rows(method: Method, rows: Mapping[str, TrainRow]) -> None:
+    """Raises:
+    RequestError: the method compares with log-probs that some rows do not have.
+    """
+    if method.reference != "behaviour" or method.others:
+        return
+    without = [row for row in rows.values() if row.behaviour is None]
+    if without:
+        rungs = ", ".join(f"{n} {rung}" for rung, n in Counter(row.rung for row in without).items())
+        raise RequestError(
+            f"{len(without)} of {len(rows)} rows have no behaviour log-probs ({rungs}), which the loss {method.name!r} "
+            f"needs: say what such rows follow, {method.name},others=dft or {method.name},others=sft"
         )
-        trainer.train()
-        torch.nn.Module.to(model, dtype)
-        model.save_pretrained(target)
-        tokenizer.tokenizer.save_pretrained(target)
-        lines = [json.loads(line) for line in (target / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = lines[-1]
-    return {
+
+
+def _summary(
+    name: str, method: Method, settings: Train, lines: Sequence[Mapping[str, Any]], best: int | None
+) -> dict[str, Any]:
+    updates = [line for line in lines if "loss" in line]
+    shown = ("loss", "nll", "mean_weight", "ess")
+    summary = {
         "name": name,
-        "loss": loss,
-        "rows": len(rows),
-        "updates": last["step"],
-        "tokens": sum(line["tokens"] for line in lines),
-        "first": {key: lines[0][key] for key in ("loss", "nll", "mean_weight")},
-        "last": {key: last[key] for key in ("loss", "nll", "mean_weight")},
+        "loss": method.spec,
+        "updates": updates[-1]["step"],
+        "tokens": sum(line["tokens"] for line in updates),
+        "first": {key: updates[0][key] for key in shown},
+        "last": {key: updates[-1][key] for key in shown},
         "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,
         "epochs": settings.epochs,
         "seed": settings.seed,
     }
-
-
-def accumulation_steps(settings: Train) -> int:
-    """Micro-batches in an update.
-
-    Raises:
-        RequestError: the batch sizes do not fit.
-    """
-    rows_at_once = settings.micro_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.batch_size % rows_at_once:
-        raise RequestError(
-            f"batch_size = {settings.batch_size} is no multiple of micro_batch_size × processes = {rows_at_once}: "
-            "change one of them"
-        )
-    return settings.batch_size // rows_at_once
+    if best is not None:
+        summary["held_out_nll"] = {line["step"]: line["held_out_nll"] for line in lines if "held_out_nll" in line}
+        summary["kept"] = best if settings.keep == "best" else updates[-1]["step"]
+    return summary
 
 
 def _arguments(settings: Train, folder: Path, device: str, updates: int) -> TrainingArguments:
     warmup = math.ceil(settings.warmup_ratio * updates)
+    best = settings.keep == "best"
+    # What `accelerate launch` was told would hold otherwise.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if settings.dtype == "bfloat16" else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(settings),
-        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=1,
+        max_steps=updates,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         # The first update of a warm-up has rate 0, as in the reference; were it the only one, nothing would be learnt.
@@ -210,15 +375,27 @@ def _arguments(settings: Train, folder: Path, device: str, updates: int) -> Trai
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",
         gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         seed=settings.seed,
         use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" and world() > 1 else None,
         logging_steps=1,
-        save_strategy="no",
-        report_to=[],
+        # `Milestones` says when.
+        save_strategy="steps",
+        save_steps=updates + 1,
+        eval_strategy="steps" if settings.holdout else "no",
+        eval_steps=updates + 1,
+        save_total_limit=1,
+        load_best_model_at_end=best,
+        metric_for_best_model="nll" if settings.holdout else None,
+        greater_is_better=False if settings.holdout else None,
+        ignore_data_skip=True,
+        report_to=list(settings.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=device != "cpu",
+        include_num_input_tokens_seen="no",
     )
-    # Otherwise the Trainer spreads one process over all visible devices with DataParallel, whose token counts differ.
+    # Otherwise the Trainer spreads one process over all visible devices with DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
