@@ -367,6 +367,33 @@ def test_a_model_that_is_not_there(tmp_path: Path, data: Path, capsys: pytest.Ca
     assert Path(model).name in message
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_training_runs_in_several_processes(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    given = {"rewrite": rewriting(data, tmp_path / "run"), "demo": ["demo"], "gap": ["gap", str(tmp_path)]}
+    for command, arguments in given.items():
+        assert main(arguments) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        if rank == "0":
+            assert f"`retell {command}` runs in one process, and WORLD_SIZE is 2" in one_line(output.err)
+        else:
+            assert output.err == ""  # it is said once
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_of_a_launcher_runs_everything(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert main(rewriting(data, tmp_path / "run", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["rungs"] == {"self": 1, "guided": 0, "expert": 1}
+
+
 # --- What goes wrong on the way costs nothing that was stored ---
 
 

@@ -203,3 +203,32 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
     with RunFolder(tmp_path) as folder, pytest.raises(RunFolderError, match=r"manifest\.json.*--restart"):
         folder.claim("rewrite", IDENTITY)
+
+
+def test_of_processes_that_train_together_only_the_lead_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.store_recipe(Recipe())
+        folder.claim("rewrite", IDENTITY)
+        folder.finished("rewrite", 1, [])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    lead = RunFolder(tmp_path / "run")
+    with lead:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        with RunFolder(tmp_path / "run", restart=True) as folder:  # the lead's lock is no hindrance
+            assert folder.recipe() == Recipe()
+            folder.store_recipe(Recipe.model_validate({"rewrite": {"k": 3}}))
+            folder.claim("rewrite", {**IDENTITY, "policy": "b"})
+            folder.begin("rewrite")
+            folder.finished("gap", 1, ["gap.json"])
+            folder.write_json("gap.json", {"a": 1})
+            with folder.replacing("checkpoints/sft") as path:
+                path.mkdir(parents=True)
+                (path / "model").write_text("mine", encoding="utf-8")
+            assert not path.exists()
+            assert folder.stages() == ["rewrite"]
+        with RunFolder(tmp_path / "other"):
+            pass
+        monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert names(tmp_path) == {"run"}

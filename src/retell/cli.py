@@ -1,5 +1,6 @@
 """One command per stage. Heavy parts are imported by the command that needs them."""
 
+import contextlib
 import io
 import json
 import os
@@ -8,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from retell import present
 from retell.errors import BudgetError, DataError, RecipeError, RetellError, RunError, RunFolderError
+from retell.processes import first_to_fail, joined, rank, world
 from retell.recipe import (
     PACKAGED,
     Data,
@@ -118,8 +120,8 @@ def gap(
 def train(
     folder: Folder,
     *,
-    loss: Annotated[str, Parameter(help="Loss: sft or dft.")],
-    data: Annotated[str, Parameter(help="Mix: rewritten, expert, self_only, guided_only, or a file of rows.")],
+    loss: Annotated[str, Parameter(help="Loss, perhaps with options: dft, is,clip=3 … or your own module:function.")],
+    data: Annotated[str, Parameter(help="Mix: rewritten, expert, self_only, guided_only, online, or a file of rows.")],
     policy: Annotated[Policy | None, _FLAT] = None,
     train: Annotated[Train | None, _FLAT] = None,
     as_json: Json = False,
@@ -127,8 +129,10 @@ def train(
     """Tunes the policy with one loss on one mix of the run's data."""
     with _existing(folder) as place:
         from retell import pipeline
-        from retell.mixes import run_of
+        from retell.mixes import ONLINE, run_of
 
+        if train and train.rounds is not None and data != ONLINE:
+            raise RecipeError(f"--rounds {train.rounds} has no effect on --data {data}: it is for --data {ONLINE}")
         recipe = overlay(_stored(place), _changes(policy=policy, train=train))
         summary = pipeline.run_train(recipe, place, run_of(loss, data))
         place.store_recipe(recipe)
@@ -233,6 +237,8 @@ def report(folder: Folder, *, report: Annotated[Report | None, _FLAT] = None, as
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status. Errors are one line on standard error.
 
+    Of processes that train together the first that fails says why.
+
     With RETELL_TRACEBACK=1 in the environment an error that retell did not foresee shows its traceback. SIGTERM, with
     which clusters end a job, stops a run as cleanly as Ctrl-C.
     """
@@ -245,9 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± shows a ?
+    if world() > 1 and (refusal := _alone(given)):
+        if rank() == 0:
+            _say(refusal)
+        return RecipeError.exit_status
     try:
-        app(given, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        with _voice(), joined():
+            app(given, exit_on_error=False, print_error=False)
+            sys.stdout.flush()
         return 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read the output has had enough
@@ -270,18 +281,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RETELL_TRACEBACK"):
             raise
         if type(error).__name__ == "OutOfMemoryError":
-            return _fail(f"{error}: lower engine_args.batch_size, micro_batch_size or batch_tokens", 1)
+            return _fail(f"{error}: lower engine_args.batch_size, micro_batch_tokens or batch_tokens", 1)
         return _fail(f"{type(error).__name__}: {error} (RETELL_TRACEBACK=1 shows where); what was stored is kept", 1)
 
 
+def _alone(given: Sequence[str]) -> str | None:
+    """Why a command cannot run in several processes."""
+    command = next(iter(app.parse_commands(given)[0]), "train")
+    if command == "train" or command.startswith("-"):
+        return None
+    return (
+        f"`retell {command}` runs in one process, and WORLD_SIZE is {world()}: start it without torchrun or accelerate "
+        "launch, which are for `retell train`"
+    )
+
+
+@contextlib.contextmanager
+def _voice() -> Iterator[None]:
+    """Lets only the lead of several processes speak while the block runs."""
+    if rank() == 0:
+        yield
+        return
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - loggers may keep it until the process ends
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 def _fail(message: str, status: int) -> int:
+    if world() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one that fails ends the others, which are ending too
+        if not first_to_fail():
+            return status
+    _say(message)
+    return status
+
+
+def _say(message: str) -> None:
     line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
     print(f"retell: {line}", file=sys.stderr)
-    return status
 
 
 def _again(given: Sequence[str]) -> str:
     """The command that goes on where this one was stopped: the same, but it must not discard what was done."""
+    if world() > 1:
+        return "the same command"
     return shlex.join(["retell", *(word for word in given if not _RESTART.match(word))])
 
 
@@ -315,6 +358,8 @@ def _changes(**sections: Section | None) -> Recipe:
 
 
 def _show(as_json: bool, summary: Summary, tell: Callable[..., None], *place: RunFolder) -> None:
+    if rank() > 0:
+        return
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

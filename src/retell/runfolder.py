@@ -1,4 +1,4 @@
-"""The run folder: one process at a time, whole files or none, and which stages are up to date."""
+"""The run folder: one command at a time, whole files or none, and which stages are up to date."""
 
 import contextlib
 import errno
@@ -6,12 +6,14 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from retell.errors import RunFolderError, StorageError
 from retell.hashing import digest
+from retell.processes import agreed, rank
 from retell.recipe import Recipe, dump_recipe, is_text, load_recipe
 
 _RECIPE, _MANIFEST, _LOCK = "recipe.resolved.toml", "manifest.json", ".lock"
@@ -24,9 +26,11 @@ _FOLDERS = ("checkpoints", "eval", "figures")
 
 
 class RunFolder:
-    """A folder that holds one run. Used as a context: it is locked against a second process while open.
+    """A folder that holds one run. Used as a context: it is locked against a second command while open.
 
     With ``restart``, what another run left is discarded once the new one is known to be sound (see `claim`).
+
+    Of processes that train together only the lead locks and changes it; in the others, what is written goes nowhere.
     """
 
     def __init__(self, path: Path, *, restart: bool = False) -> None:
@@ -38,6 +42,8 @@ class RunFolder:
     def __enter__(self) -> Self:
         if not is_text(str(self.path)):
             raise RunFolderError(f"the name {str(self.path)!r} is no valid UTF-8: choose another --out")
+        if rank() > 0:
+            return self
         try:
             self._new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -111,13 +117,29 @@ class RunFolder:
             raise RunFolderError(f"--restart would discard {path}, which this run needs: choose another --out")
 
     def is_fresh(self, stage: str, inputs: object) -> bool:
-        """Whether a stage was finished with these inputs and its files are still there, and will be."""
-        entry = None if self._restart else self._manifest()["stages"].get(stage)
-        return (
-            entry is not None
-            and entry["inputs"] == digest(inputs)
-            and all((self.path / name).exists() for name in entry["outputs"])
-        )
+        """Whether a stage was finished with these inputs and its files are still there, and will be.
+
+        Raises:
+            RunFolderError: the lead of the processes that train together sees other inputs than this one.
+        """
+        mine = digest(inputs)
+
+        def look() -> tuple[bool, str]:
+            entry = None if self._restart else self._manifest()["stages"].get(stage)
+            fresh = (
+                entry is not None
+                and entry["inputs"] == mine
+                and all((self.path / name).exists() for name in entry["outputs"])
+            )
+            return fresh, mine
+
+        fresh, of_the_lead = agreed(look)  # the manifest changes while others might still read it
+        if of_the_lead != mine:
+            raise RunFolderError(
+                f"process {rank()} finds another model, data or recipe for {stage} than process 0: "
+                "start all with the same options, on the same files"
+            )
+        return fresh
 
     def begin(self, stage: str) -> None:
         """Notes that a stage's files, and what was made from them, are about to be replaced."""
@@ -142,7 +164,7 @@ class RunFolder:
 
     def _discard(self) -> None:
         """Removes what retell wrote here, and nothing else; a folder that is no run folder is left alone."""
-        if not (self.path / _MANIFEST).is_file():
+        if rank() > 0 or not (self.path / _MANIFEST).is_file():
             return
         files: list[str] = []
         with contextlib.suppress(RunFolderError):  # a manifest that cannot be read goes too
@@ -163,6 +185,10 @@ class RunFolder:
         Raises:
             StorageError: it cannot be written, as on a full disk.
         """
+        if rank() > 0:
+            with tempfile.TemporaryDirectory() as nowhere:
+                yield Path(nowhere) / Path(name).name
+            return
         target = self.path / name
         temporary = target.with_name(f".{target.name}.tmp")
         try:

@@ -1,0 +1,96 @@
+"""The processes that train together: which of them this is, and how they agree.
+
+`torchrun` and `accelerate launch` start them and say it in the environment. All do the same; process 0, the lead, alone
+writes and speaks.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from retell.errors import MissingExtraError
+
+_T = TypeVar("_T")
+_PATIENCE = timedelta(hours=1)
+"""How long a process waits for another, such as for the lead while it saves a model."""
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def rank() -> int:
+    """This process's number; 0 leads."""
+    return int(os.environ.get("RANK") or 0) if world() > 1 else 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Connects this process with the others and gives it its GPU, while the block runs.
+
+    Where the block ends well, it waits for the others; where it fails, it does not: what started them ends them.
+
+    Raises:
+        MissingExtraError: there are several, and what connects them is not installed.
+    """
+    if world() == 1:
+        yield
+        return
+    try:
+        import torch
+        from accelerate import PartialState
+    except ImportError as error:
+        raise MissingExtraError("accelerate (with torch)", "local") from error
+    if torch.cuda.is_available():
+        PartialState(timeout=_PATIENCE)
+    else:
+        PartialState(cpu=True, backend="gloo", timeout=_PATIENCE)
+    yield
+    wait()
+    torch.distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if world() > 1:
+        import torch
+
+        torch.distributed.barrier()
+
+
+def agreed(find: Callable[[], _T]) -> _T:
+    """What the lead finds, for every process: none goes on before the lead has found it. Others need not look."""
+    if world() == 1:
+        return find()
+    import torch
+
+    found: list[Any] = [find() if rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[no-any-return]
+
+
+def gathered(mine: list[_T]) -> list[_T]:
+    """The items of all processes, in the order of their numbers."""
+    if world() == 1:
+        return mine
+    import torch
+
+    parts: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before this one: the first says why, and what follows from it is not said."""
+    if world() == 1:
+        return True
+    import torch
+
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return bool(store.add("retell/failed", 1) == 1)
+    except (RuntimeError, ValueError):  # they never met, or whoever kept the count is gone
+        return True
