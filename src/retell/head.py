@@ -86,8 +86,8 @@ def loss_through_head(
 class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+        hidden_ND = _operand(hidden_ND, weight_VD)
         with _exactly(hidden_ND):
-            hidden_ND = _operand(hidden_ND, weight_VD)
             norm_N = torch.cat([_norm(hidden_ND[rows], head) for rows in _rows(hidden_ND, head)])
             ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N)
             ctx.head = head
@@ -118,8 +118,8 @@ class _Loss(torch.autograd.Function):
         anchor: Anchor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         dtype = hidden_ND.dtype
+        hidden_ND = _operand(hidden_ND, weight_VD)
         with _exactly(hidden_ND):
-            hidden_ND = _operand(hidden_ND, weight_VD)
             gradients = _Gradients(hidden_ND, head)
             memory = _Memory(hidden_ND, head)
             parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -241,9 +241,11 @@ def _exactly(tensor: Tensor) -> torch.autocast:
 
 
 def _operand(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
-    """Hidden states in the precision in which the products take their inputs; on a GPU half precision is much faster
-    and, with results in float32, exact enough.
+    """Hidden states in the precision in which the products take their inputs; on a GPU half precision, or that of
+    autocast, is much faster and, with results in float32, exact enough.
     """
+    if hidden_ND.is_cuda and torch.is_autocast_enabled("cuda"):
+        return hidden_ND.to(torch.get_autocast_dtype("cuda"))
     if hidden_ND.is_cuda and hidden_ND.dtype in (torch.bfloat16, torch.float16):
         return hidden_ND
     return hidden_ND.to(precise(weight_VD.dtype))

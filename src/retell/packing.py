@@ -1,7 +1,7 @@
 """Rows of different lengths as one batch: packed one after the other without padding, or padded to a rectangle."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +21,7 @@ class Batch:
 
     N counts the response tokens of all rows, row after row; token n is ``targets_N[n]``, stands in row ``row_N[n]`` at
     place ``column_N[n]`` of its response, and is predicted by the hidden state at ``at_N[n]`` of the ids laid flat.
-    ``spread_BL`` and ``gather_T`` take packed rows to a rectangle and back, for attention; None where they are padded.
+    ``lengths`` are those of packed rows; None where they are padded.
     """
 
     ids: Tensor
@@ -30,24 +30,19 @@ class Batch:
     targets_N: Tensor
     row_N: Tensor
     column_N: Tensor
-    spread_BL: Tensor | None
-    gather_T: Tensor | None
+    lengths: tuple[int, ...] | None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on a device."""
-        moved: dict[str, Any] = {
-            name: tensor if tensor is None else tensor.to(device, non_blocking=True)
-            for name in self.__slots__
-            for tensor in [getattr(self, name)]
-        }
-        return Batch(**moved)
+        names = ("ids", "positions", "at_N", "targets_N", "row_N", "column_N")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of the model's forward pass. Padding is on the right, where no causal layer looks: no mask."""
         inputs = {"input_ids": self.ids, "use_cache": False}
-        if self.spread_BL is not None:
-            inputs |= {"position_ids": self.positions, "spread_BL": self.spread_BL, "gather_T": self.gather_T}
-        return inputs
+        return (
+            inputs if self.lengths is None else {**inputs, "position_ids": self.positions, "row_lengths": self.lengths}
+        )
 
     def rectangle(self, values_N: Tensor, fill: float = 0.0) -> Tensor:
         """Values of the response tokens as (rows, longest response), ``fill`` where a row has ended."""
@@ -85,18 +80,14 @@ def collate(rows: Sequence[Pair], *, packed: bool) -> Batch:
         row_of.append(torch.full((len(response),), row))
         columns.append(torch.arange(len(response)))
     nothing = torch.zeros(0, dtype=torch.long)
-    asked = (torch.cat(part) if part else nothing for part in (at, targets, row_of, columns))
+    asked = {"at_N": at, "targets_N": targets, "row_N": row_of, "column_N": columns}
     shape = (1, -1) if packed else (len(lengths), longest)
-    places = _places(lengths, starts) if packed else (None, None)
-    return Batch(ids.view(shape), positions.view(shape), *asked, *places)
-
-
-def _places(lengths: Sequence[int], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where each place of the rectangle of rows comes from (its padding from anywhere), and where each token stands."""
-    columns = torch.arange(max(lengths))
-    inside = columns < torch.tensor(lengths)[:, None]
-    spread = torch.where(inside, torch.tensor(starts)[:, None] + columns, 0)
-    return spread, inside.flatten().nonzero()[:, 0]
+    return Batch(
+        ids=ids.view(shape),
+        positions=positions.view(shape),
+        lengths=tuple(lengths) if packed else None,
+        **{name: torch.cat(part) if part else nothing for name, part in asked.items()},
+    )
 
 
 def rows_attention(
@@ -105,21 +96,18 @@ def rows_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    spread_BL: Tensor | None = None,
-    gather_T: Tensor | None = None,
+    row_lengths: tuple[int, ...] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each of the packed rows: they are spread to a rectangle and gathered again.
+    """Causal attention within each of the packed rows, one after the other: no work is done between rows.
 
-    All other layers work on tokens only and never see padding. Without ``spread_BL`` it is plain causal attention.
+    Without ``row_lengths`` it is plain causal attention.
     """
     options["is_causal"] = True
-    if spread_BL is None or gather_T is None:
-        mixed, _ = sdpa_attention_forward(module, query, key, value, None, **options)
-        return mixed, None
-    query, key, value = (t[0].transpose(0, 1)[spread_BL].transpose(1, 2) for t in (query, key, value))
-    mixed, _ = sdpa_attention_forward(module, query, key, value, None, **options)  # (B, L, heads, size)
-    return mixed.flatten(0, 1)[gather_T][None], None
+    lengths = [query.shape[2]] if row_lengths is None else list(row_lengths)
+    rows = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
+    mixed = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in rows]
+    return torch.cat(mixed, dim=1), None
 
 
 AttentionInterface.register(ROWS_ATTENTION, rows_attention)

@@ -184,7 +184,9 @@ class WeightedTrainer(Trainer):
 
         def slope(part: slice, logp_N: Tensor, entropy_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
             given = {"entropy_BT": entropy_N, "reference_BT": reference_N[part] if reference_N is not None else None}
-            return _slope(self._method, logp_N[None], torch.ones_like(logp_N[None], dtype=torch.bool), given)
+            all_1N = torch.ones_like(logp_N[None], dtype=torch.bool)
+            loss_1N, slope_1N, clipped_1N = _slope(self._method, logp_N[None], all_1N, given)
+            return loss_1N[0], slope_1N[0], clipped_1N[0]
 
         if self._method.local:
             asked = Asked(batch, slope, self._method.entropy, anchor)
@@ -193,7 +195,8 @@ class WeightedTrainer(Trainer):
             logp_N = score(model, batch)
             given = {"reference_BT": batch.rectangle(reference_N) if reference_N is not None else None}
             mask_BT = batch.mask_BT()
-            loss_N, slope_N, clipped_N = _slope(self._method, batch.rectangle(logp_N.detach()), mask_BT, given)
+            found = _slope(self._method, batch.rectangle(logp_N.detach()), mask_BT, given)
+            loss_N, slope_N, clipped_N = (values_BT[mask_BT] for values_BT in found)
             total = (slope_N * logp_N).sum()  # not the loss, but its gradient
             logp_N = logp_N.detach()
         self._note(rows, batch, loss_N, logp_N, slope_N, clipped_N)
@@ -314,13 +317,13 @@ class Milestones(TrainerCallback):
 def _slope(
     method: Method, logp_BT: Tensor, mask_BT: Tensor, given: Mapping[str, Tensor | None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the tokens that count: their loss, its derivative by their log-prob, and where it was clipped."""
+    """The loss of tokens, its derivative by their log-prob, and where it was clipped."""
     shaped = {name: value.view_as(logp_BT) for name, value in given.items() if value is not None}
     with torch.enable_grad():
         leaf = logp_BT.detach().requires_grad_()
         terms = method.compute(leaf, mask_BT, **shaped)
         (slope_BT,) = torch.autograd.grad(terms.loss_BT.sum(), leaf)
-    return terms.loss_BT.detach()[mask_BT], slope_BT[mask_BT], terms.clipped_BT[mask_BT]
+    return terms.loss_BT.detach(), slope_BT, terms.clipped_BT
 
 
 def _figures(sums: Sequence[float]) -> dict[str, Any]:
