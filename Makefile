@@ -10,8 +10,9 @@ OUT ?= demo
 demo: .venv/.demo
 	$(BIN)/retell demo --out $(OUT)
 
+# The models of the tests are so small that a second thread only waits for the first.
 test: .venv/.dev
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
 test-vllm: .venv-vllm/.ready
 	$(VLLM)/pytest -q tests/vllm

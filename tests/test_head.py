@@ -265,3 +265,35 @@ def test_forward_and_backward_stay_far_below_the_size_of_the_logits(
 
     assert peak(lambda: picked(full(hidden_ND, weight_VD), targets_N).sum().backward()) > logits
     assert peak(ours) < logits / 5
+
+
+def test_in_half_precision_a_token_and_its_normaliser_are_of_one_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a GPU does under autocast: products of rounded inputs, summed in float32.
+    def product(a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
+        return a.float() @ b.to(a.dtype).float()
+
+    monkeypatch.setattr("retell.head._product", product)
+    monkeypatch.setattr("retell.head._operand", lambda hidden, weight: hidden.bfloat16())
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4000, 256, generator=generator) / 16
+    targets = torch.arange(200)
+    hidden = 40 * weight[targets] / weight[targets].norm(dim=1, keepdim=True)  # almost certain of its target
+    logp = token_logprobs(hidden, Head(weight), targets)
+    rounded = hidden.bfloat16().double() @ weight.bfloat16().double().T
+    wanted = rounded.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert float(logp.max()) <= 0
+    torch.testing.assert_close(logp.double(), wanted, atol=1e-4, rtol=0)
+
+
+def test_a_head_that_is_not_trained_gets_no_gradient_and_the_rest_gets_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    targets = torch.arange(6)
+    found = []
+    for trained in (True, False):
+        hidden = torch.ones(6, 8, dtype=torch.float64, requires_grad=True)
+        head = Head(weight.clone().requires_grad_(trained))
+        token_logprobs(hidden, head, targets).sum().backward()
+        assert (head.weight_VD.grad is not None) == trained
+        found.append(hidden.grad)
+    torch.testing.assert_close(*found)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,9 @@ import pytest
 
 import retell
 from retell.errors import RecipeError, TrainingError
-from retell.mixes import RUNS, Run, kept_ids, mix_ids, run_named
+from retell.mixes import RUNS, Run, file_ids, kept_ids, mix_ids, run_named
+from retell.prompts import Prompter
+from retell.recipe import Data, Policy
 from retell.tokens import ChatTokenizer
 
 TOKENIZER = ChatTokenizer(Path(retell.__file__).parent / "tiny" / "policy")
@@ -37,6 +40,18 @@ def test_a_row_without_a_response_is_rejected_with_the_reason() -> None:
     assert rejected == {"no_response": 1}
 
 
+def test_a_row_of_a_file_that_says_nothing_is_rejected(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "1 + 1", "solution": "2"},
+        {"problem": "2 + 2", "solution": " "},
+        {"prompt": "3", "response": " "},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    used, rejected = file_ids(str(file), Data(), Prompter(Policy(), TOKENIZER), TOKENIZER)
+    assert (len(used), rejected) == (1, {"no_response": 2})
+
+
 @pytest.mark.parametrize(
     ("text", "run"),
     [
@@ -44,8 +59,8 @@ def test_a_row_without_a_response_is_rejected_with_the_reason() -> None:
         ("is,clip=3,others=dft:rewritten", Run("rewritten-is-clip-3-others-dft", "is,clip=3,others=dft", "rewritten")),
         ("psft:expert", Run("expert-psft", "psft", "expert")),
         ("dft:online", Run("online-dft", "dft", "online")),
-        ("mine.losses:loud:expert", Run("expert-loud", "mine.losses:loud", "expert")),
-        ("mine:loud,beta=0.5:rewritten", Run("rewritten-loud-beta-0.5", "mine:loud,beta=0.5", "rewritten")),
+        ("mine.losses:loud:expert", Run("expert-mine.losses-loud", "mine.losses:loud", "expert")),
+        ("mine:loud,beta=0.5:rewritten", Run("rewritten-mine-loud-beta-0.5", "mine:loud,beta=0.5", "rewritten")),
         ("sft:retell:tiny/data/valid.jsonl", Run("valid-sft", "sft", "retell:tiny/data/valid.jsonl")),
         *((name, Run(name, *run)) for name, run in RUNS.items()),
     ],

@@ -95,8 +95,8 @@ def test_a_problem_that_the_engine_failed_on_is_left_out_and_counted(tmp_path: P
         assert online.told[0]["rejected"] == {"engine_failed": 1}
 
 
-def arguments(folder: Path, *more: str) -> list[str]:
-    given = "--loss dft --data online --rounds 3 --batch-size 8 --learning-rate 3e-3 --dtype float32"
+def arguments(folder: Path, *more: str, rounds: int = 3) -> list[str]:
+    given = f"--loss dft --data online --rounds {rounds} --batch-size 8 --learning-rate 3e-3 --dtype float32"
     return ["train", str(folder), *given.split(), *more]
 
 
@@ -155,21 +155,35 @@ def test_a_killed_online_training_goes_on_with_the_same_metrics_and_draws_nothin
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("rounds", "more", "says"),
     [
-        (("--rounds", "1"), "at least 2"),
-        (("--rounds", "7"), "only 6 updates"),
-        (("--epochs", "2"), "epochs"),
-        (("--holdout", "0.1"), "holdout"),
+        (1, (), "at least 2"),
+        (7, (), "only 6 updates"),
+        (3, ("--epochs", "2"), "epochs"),
+        (3, ("--holdout", "0.1"), "holdout"),
     ],
 )
 def test_what_online_training_cannot_do_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], says: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int, more: tuple[str, ...], says: str
 ) -> None:
     folder = rewritten(tmp_path)
     capsys.readouterr()
-    assert main([*arguments(folder), *more]) == 2
+    assert main(arguments(folder, *more, rounds=rounds)) == 2
     assert says in capsys.readouterr().err
+
+
+def test_online_training_on_other_problems_than_were_rewritten_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    lines = (TINY / "data/train.jsonl").read_text(encoding="utf-8").splitlines()
+    data.write_text("\n".join(lines[:8]), encoding="utf-8")
+    given = f"--model {TINY / 'policy'} --data {data} --max-length 320 --guided-template {TINY / 'guided.txt'} --k 1"
+    assert main(["rewrite", *given.split(), "--max-tokens", "60", "--out", str(tmp_path / "run")]) == 0
+    data.write_text("\n".join(lines[:9]), encoding="utf-8")
+    capsys.readouterr()
+    assert main(arguments(tmp_path / "run")) == 2
+    assert "another data" in capsys.readouterr().err
 
 
 def test_rounds_without_an_online_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

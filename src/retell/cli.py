@@ -129,13 +129,17 @@ def train(
     """Tunes the policy with one loss on one mix of the run's data."""
     with _existing(folder) as place:
         from retell import pipeline
-        from retell.mixes import ONLINE, run_of
+        from retell.mixes import KEPT, ONLINE, run_of
 
+        if train and "runs" in train.model_fields_set:
+            raise RecipeError("--runs is for `retell run`: --loss and --data say what is trained here")
+        useless = (policy.model_fields_set & {"system", "template"}) if policy and data in KEPT else set()
+        if useless:
+            raise RecipeError(f"--{min(useless)} has no effect on --data {data}, whose prompts are made already")
         if train and train.rounds is not None and data != ONLINE:
             raise RecipeError(f"--rounds {train.rounds} has no effect on --data {data}: it is for --data {ONLINE}")
         recipe = overlay(_stored(place), _changes(policy=policy, train=train))
         summary = pipeline.run_train(recipe, place, run_of(loss, data))
-        place.store_recipe(recipe)
         _show(as_json, summary, present.train, place)
 
 

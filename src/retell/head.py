@@ -36,8 +36,13 @@ class Head:
 
     def picked(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """The logit of one token per row."""
-        z = (hidden_ND.to(precise(hidden_ND.dtype)) * self.weight_VD[targets_N]).sum(-1) * self.scale
+        dtype = precise(hidden_ND.dtype)
+        z = (hidden_ND.to(dtype) * self.rows(hidden_ND, targets_N).to(dtype)).sum(-1) * self.scale
         return z if self.cap is None else self.cap * torch.tanh(z / self.cap)
+
+    def rows(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Rows of W, rounded as the tiles' products round them: a token and its normaliser must be of one head."""
+        return self.weight_VD[targets_N].to(hidden_ND.dtype)
 
     def steepness(self, logits: Tensor) -> Tensor | float:
         """∂logit / ∂(hidden · Wᵀ)."""
@@ -86,23 +91,24 @@ def loss_through_head(
 class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+        ctx.dtype = hidden_ND.dtype
         hidden_ND = _operand(hidden_ND, weight_VD)
         with _exactly(hidden_ND):
             norm_N = torch.cat([_norm(hidden_ND[rows], head) for rows in _rows(hidden_ND, head)])
             ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N)
             ctx.head = head
-            return head.picked(hidden_ND, targets_N) - norm_N
+            return _below_one(head.picked(hidden_ND, targets_N) - norm_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_N,) = grads
         hidden_ND, weight_VD, targets_N, norm_N = ctx.saved_tensors
         with _exactly(hidden_ND):
-            gradients = _Gradients(hidden_ND, ctx.head)
+            gradients = _Gradients(hidden_ND, ctx.head, ctx.needs_input_grad[1])
             for rows in _rows(hidden_ND, ctx.head):
                 tiles = (_Tile(columns, ctx.head.logits(hidden_ND[rows], columns)) for columns in _columns(ctx.head))
                 gradients.add(rows, tiles, norm_N[rows], grad_N[rows], targets_N[rows])
-            return gradients.hidden_ND.to(hidden_ND.dtype), gradients.weight_VD.to(weight_VD.dtype), None, None
+            return *gradients.of(ctx.dtype, weight_VD.dtype), None, None
 
 
 class _Loss(torch.autograd.Function):
@@ -120,7 +126,7 @@ class _Loss(torch.autograd.Function):
         dtype = hidden_ND.dtype
         hidden_ND = _operand(hidden_ND, weight_VD)
         with _exactly(hidden_ND):
-            gradients = _Gradients(hidden_ND, head)
+            gradients = _Gradients(hidden_ND, head, ctx.needs_input_grad[1])
             memory = _Memory(hidden_ND, head)
             parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
             for rows in _rows(hidden_ND, head):
@@ -134,13 +140,13 @@ class _Loss(torch.autograd.Function):
                     norm_N = _exponentiate(tiles)
                 else:
                     norm_N = _fold(tile.values for tile in tiles)
-                logp_N = head.picked(chunk_ND, places_N) - norm_N
+                logp_N = _below_one(head.picked(chunk_ND, places_N) - norm_N)
                 loss_N, slope_N, clipped_N = slope(rows, logp_N, entropy_N)
                 if anchor is not None:
                     loss_N = loss_N + anchor.coefficient * _divergence(anchor, rows, tiles, norm_N)
                 gradients.add(rows, tiles, norm_N, slope_N, places_N, anchor)
                 parts.append((loss_N, logp_N, slope_N, clipped_N))
-        ctx.gradients = gradients.hidden_ND.to(dtype), gradients.weight_VD.to(weight_VD.dtype)
+        ctx.gradients = gradients.of(dtype, weight_VD.dtype)
         loss_N, logp_N, slope_N, clipped_N = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(loss_N, logp_N, slope_N, clipped_N)
         return loss_N.sum(), loss_N, logp_N, slope_N, clipped_N
@@ -148,8 +154,10 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (hidden_ND, weight_VD), ctx.gradients = ctx.gradients, None
-        scale = grads[0]
-        return hidden_ND.mul_(scale), weight_VD.mul_(scale), None, None, None, None, None
+        for gradient in (hidden_ND, weight_VD):
+            if gradient is not None:
+                gradient.mul_(grads[0])
+        return hidden_ND, weight_VD, None, None, None, None, None
 
 
 @dataclass(slots=True)
@@ -180,15 +188,20 @@ class _Memory:
 
 
 class _Gradients:
-    """Accumulates ∂loss/∂hidden and ∂loss/∂W in full precision."""
+    """Accumulates ∂loss/∂hidden and, where the head is trained, ∂loss/∂W in full precision."""
 
-    def __init__(self, hidden_ND: Tensor, head: Head) -> None:
+    def __init__(self, hidden_ND: Tensor, head: Head, trained: bool) -> None:
         dtype = precise(hidden_ND.dtype)
         self._hidden_ND = hidden_ND
         self._head = head
         self.hidden_ND = torch.zeros(hidden_ND.shape, dtype=dtype, device=hidden_ND.device)
-        self.weight_VD = torch.empty(head.weight_VD.shape, dtype=dtype, device=hidden_ND.device)
+        shape, device = head.weight_VD.shape, hidden_ND.device
+        self.weight_VD = torch.empty(shape, dtype=dtype, device=device) if trained else None
         self._begun = False
+
+    def of(self, hidden: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Both, in the precision of what they are gradients of."""
+        return self.hidden_ND.to(hidden), self.weight_VD.to(weight) if self.weight_VD is not None else None
 
     def add(
         self,
@@ -222,17 +235,24 @@ class _Gradients:
                 d.mul_(steepness)
             d = d.to(chunk_ND.dtype)
             to_ND.addcmul_(_product(d, self._head.weight_VD[columns]), by_N1)
-            scaled_ND = (chunk_ND * by_N1).to(chunk_ND.dtype)
-            _add_product(self.weight_VD[columns], d.T, scaled_ND, fresh=not self._begun)
+            if self.weight_VD is not None:
+                scaled_ND = (chunk_ND * by_N1).to(chunk_ND.dtype)
+                _add_product(self.weight_VD[columns], d.T, scaled_ND, fresh=not self._begun)
         self._begun = True
         at_N = slope_N * self._head.steepness(self._head.picked(chunk_ND, targets_N))
-        to_ND.addcmul_(self._head.weight_VD[targets_N].to(to_ND.dtype), at_N[:, None])
-        self.weight_VD.index_add_(0, targets_N, (at_N[:, None] * chunk_ND).to(self.weight_VD.dtype))
+        to_ND.addcmul_(self._head.rows(chunk_ND, targets_N).to(to_ND.dtype), at_N[:, None])
+        if self.weight_VD is not None:
+            self.weight_VD.index_add_(0, targets_N, (at_N[:, None] * chunk_ND).to(self.weight_VD.dtype))
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """What log-probs of a model of this type are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _below_one(logp_N: Tensor) -> Tensor:
+    """Log-probs of probabilities of at most 1, which rounding of large logits can exceed; NaN stays."""
+    return logp_N.clamp_(max=0)
 
 
 def _exactly(tensor: Tensor) -> torch.autocast:

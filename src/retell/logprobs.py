@@ -16,6 +16,8 @@ from retell.packing import ROWS_ATTENTION, Batch, Pair, by_length, collate
 
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 """Names under which configurations keep a factor of the logits; some multiply by it, some divide."""
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names under which they keep a soft cap."""
 _PROBE: tuple[Pair, ...] = (((3, 1, 4, 1), (5, 9, 2)), ((6, 5), (3, 5, 8)))
 
 
@@ -135,7 +137,7 @@ def _find_head(model: PreTrainedModel) -> Head | None:
     if module.bias is not None:
         return None
     config = model.config.get_text_config(decoder=True)
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = next((float(value) for name in _CAPS if (value := getattr(config, name, None))), None)
     factors = [float(value) for name in _SCALES if (value := getattr(config, name, None))]
     batch = _probe(model, packed=False)
     hidden_ND = model.base_model(**batch.inputs()).last_hidden_state.flatten(0, 1)
@@ -143,7 +145,7 @@ def _find_head(model: PreTrainedModel) -> Head | None:
     for scale in (1.0, *factors, *(1 / factor for factor in factors)):
         head = Head(module.weight, scale, cap)
         made = head.logits(hidden_ND.to(precise(hidden_ND.dtype)), slice(None))
-        if _close(made, own):
+        if _close(made, own, half=5e-3):
             return head
     return None
 
@@ -173,8 +175,8 @@ def _probe(model: PreTrainedModel, *, packed: bool) -> Batch:
     return collate(_PROBE, packed=packed).to(next(model.parameters()).device)
 
 
-def _close(made: Tensor, own: Tensor) -> bool:
-    """Equal but for rounding."""
-    tolerance = 0.02 if own.dtype in (torch.bfloat16, torch.float16) else 1e-3
+def _close(made: Tensor, own: Tensor, half: float = 0.02) -> bool:
+    """Equal but for rounding; ``half`` is what half precision may round."""
+    tolerance = half if own.dtype in (torch.bfloat16, torch.float16) else 1e-3
     difference = (made.double() - own.double()).norm()
     return bool(difference <= tolerance * own.double().norm())

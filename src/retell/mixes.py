@@ -86,7 +86,7 @@ def run_of(loss: str, mix: str) -> Run:
         raise RecipeError(f"unknown loss {known!r}: {hint}")
     name = next((name for name, run in RUNS.items() if run == (loss, mix)), None)
     if name is None:
-        called = re.sub(r"[^A-Za-z0-9.]+", "-", f"{Path(mix).stem}-{loss.rpartition(':')[2]}")
+        called = re.sub(r"[^A-Za-z0-9.]+", "-", f"{Path(mix).stem}-{loss}".replace("=-", "=minus-"))
         name = f"file-{called}" if called in RUNS else called
     return Run(name, loss, mix)
 
@@ -187,6 +187,8 @@ def _ready_made(
     conversation = _conversation(row, prompter)
     if conversation is None:
         return "no_conversation"
+    if not conversation[-1]["content"].strip():
+        return "no_response"  # the end token alone would teach to say nothing
     if any(tokenizer.control_token(message["content"]) for message in conversation[:-1]):
         return "control_token"
     return _row(lambda: TrainRow(where, "expert", *tokenizer.training_ids(conversation)), max_length)

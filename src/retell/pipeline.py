@@ -196,7 +196,7 @@ def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
 def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     """Tunes the policy with one loss on one mix: checkpoints/NAME."""
     from retell.methods import open_loss
-    from retell.train import Source, check_training, source_of, train
+    from retell.train import Source, check_rows, check_training, source_of, train
 
     named, online = training.mix in KEPT, training.mix == ONLINE
     method = open_loss(training.loss)
@@ -204,10 +204,17 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     source = _rewritten_path(folder) if named or online else Path(located(training.mix))
     policy = _own_policy(recipe, folder) if named or online else open_policy(recipe.policy)
     prompter = Prompter(recipe.policy, policy.tokenizer, recipe.rewrite.guided_template)
-    settings = recipe.train.model_dump(exclude={"runs", "micro_batch_tokens", "save_every", "report_to"})
+    # What decides how a training runs and not what it comes to may change between a kill and the next start.
+    passing = {"runs", "micro_batch_tokens", "gradient_checkpointing", "save_every", "report_to"}
+    settings = recipe.train.model_dump(exclude=passing)
+    settings |= {"save_every": recipe.train.save_every if recipe.train.keep == "best" else None}
     settings |= {"rounds": recipe.train.rounds if online else None}
     prompt = None if named else [recipe.policy.system, prompter.solve_template]
-    rewriting = _how_rewritten(recipe, prompter) if online else None
+    rewriting = None
+    if online:
+        data = load_problems(recipe.data).digest
+        folder.check("rewrite", {"data": data})
+        rewriting = [data, _how_rewritten(recipe, prompter)]
     chosen = [
         method.spec,
         method.version,
@@ -229,6 +236,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
             else:
                 rows, rejected = _rows(recipe, folder, training, policy.tokenizer, prompter)
                 rows_from = source_of(rows)
+                check_rows(method, {row.id: row for row in rows})
             model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
             facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
             summary = train(

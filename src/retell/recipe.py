@@ -179,7 +179,7 @@ class Train(Section):
     """Which runs `retell run` trains: sft dft dr-sft dr-dft self-dft guided-dft, or LOSS:MIX (psft:rewritten)."""
     rounds: Annotated[int, Field(ge=1)] | None = None
     """Of runs on the mix `online`: parts of the data, each rewritten by the policy of then before it is trained on."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
     """Peak learning rate; cosine decay after the warm-up."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Rows in one update, over all devices."""
@@ -189,13 +189,13 @@ class Train(Section):
     """Passes over the data."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the updates that warm up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """AdamW's weight decay."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """AdamW's first beta."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """AdamW's second beta."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Gradient clip."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the forward and backward pass; what is trained and its optimiser stay in float32."""
@@ -203,7 +203,7 @@ class Train(Section):
     """Recompute activations to save memory."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Rank of LoRA adapters; 0 trains all weights. The checkpoint has them merged, and beside it as they are."""
-    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    lora_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
     """Scale of the adapters: alpha / rank."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout of the adapters' inputs."""

@@ -170,7 +170,7 @@ class RunFolder:
         with contextlib.suppress(RunFolderError):  # a manifest that cannot be read goes too
             files = self._manifest()["files"]
         try:
-            for name in (*files, *_ALWAYS):
+            for name in (*files, *_ALWAYS, "training"):
                 _remove(self.path / name)
             for name in _FOLDERS:
                 with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import get_last_checkpoint
 
 from retell.card import model_card
-from retell.errors import MissingExtraError, PolicyError, RecipeError, RequestError
+from retell.errors import MissingExtraError, PolicyError, RecipeError, RequestError, TrainingError
 from retell.logprobs import teach
 from retell.methods import Method
 from retell.processes import agreed, rank, wait, world
@@ -92,6 +93,10 @@ def check_training(settings: Train, method: Method, *, online: bool) -> None:
             "it: use recipes/fsdp2.yaml, or ZeRO-2"
         )
     if settings.lora_rank:
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise RequestError(
+                "LoRA does not need its weights divided, and FSDP cannot merge them: use recipes/ddp.yaml"
+            )
         if find_spec("peft") is None:
             raise MissingExtraError("peft", "peft")
         heads = [name for name in settings.lora_targets if name.endswith(("lm_head", "embed_out", "output_layer"))]
@@ -159,7 +164,7 @@ def train(
     def rows_of(round: int, wanted: Sequence[str]) -> Mapping[str, TrainRow]:
         now = _hand_over(trainer, tokenizer, dtype, work / "policy") if round else None
         rows = source.rows(round, wanted, now)
-        _check_rows(method, rows)
+        check_rows(method, rows)
         return rows
 
     held = [source.rows(0, kept_out, None)[id] for id in kept_out]
@@ -229,6 +234,8 @@ def _prepare(work: Path, identity: str, metrics: Path) -> tuple[str | None, int]
     """
     mark = work / "identity"
     if not (mark.is_file() and mark.read_text(encoding="utf-8") == identity):
+        if any(work.glob("checkpoint-*")):
+            print(f"{work} was made with other settings or data: beginning again", file=sys.stderr)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         mark.write_text(identity, encoding="utf-8")
@@ -268,7 +275,7 @@ def _generation(model: PreTrainedModel, tokenizer: ChatTokenizer) -> GenerationC
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:
     """The policy as it is now, to be compared with."""
-    base: Any = copy.deepcopy(model)
+    base: Any = copy.deepcopy(model).float()
     teach(base)
     return base.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
@@ -276,6 +283,8 @@ def _frozen(model: PreTrainedModel) -> PreTrainedModel:
 def _adapted(model: PreTrainedModel, settings: Train) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    if settings.dtype == "float32" or model.dtype == torch.float16:
+        model.float()  # float16 has no room for small gradients
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
@@ -285,11 +294,19 @@ def _adapted(model: PreTrainedModel, settings: Train) -> torch.nn.Module:
     )
     torch.manual_seed(settings.seed)  # the adapters begin at random
     try:
-        adapted: torch.nn.Module = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings")  # it is refused below
+            adapted: torch.nn.Module = get_peft_model(model, config)
     except ValueError as error:
         raise RecipeError(f"train.lora_targets = {list(settings.lora_targets)}: {error}") from error
     if type(model.get_output_embeddings()) is not torch.nn.Linear:
         raise RecipeError(f"train.lora_targets = {list(settings.lora_targets)} adapts the head: leave it out")
+    embeddings: Any = model.get_input_embeddings()
+    if type(embeddings) is not torch.nn.Embedding and model.config.get_text_config().tie_word_embeddings:
+        raise RecipeError(
+            f"train.lora_targets = {list(settings.lora_targets)} adapts the embeddings, which are the head of this "
+            "model too: leave them out"
+        )
     return adapted
 
 
@@ -314,11 +331,14 @@ def _save(trained: Any, state: Mapping[str, torch.Tensor], dtype: torch.dtype, t
         trained.save_pretrained(target / "adapter", state_dict=state)
         trained = trained.merge_and_unload()
         state = trained.state_dict()
+    broken = [name for name, weight in state.items() if not weight.isfinite().all()]
+    if broken:
+        raise TrainingError(f"weights are not finite after the last update ({broken[0]} …): lower the learning rate")
     trained.to(dtype)
     trained.save_pretrained(target, state_dict=_cast(state, dtype))
 
 
-def _check_rows(method: Method, rows: Mapping[str, TrainRow]) -> None:
+def check_rows(method: Method, rows: Mapping[str, TrainRow]) -> None:
     """Raises:
     RequestError: the method compares with log-probs that some rows do not have.
     """

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ class WeightedTrainer(Trainer):
         self._path = metrics
         self._held_out = held_out
         self._snapshots: dict[str, Tensor] = {}
-        self._sums = torch.zeros(len(_RUNGS), len(_SUMS), dtype=torch.float64)
+        self._sums = torch.zeros(len(_RUNGS), len(_SUMS), dtype=torch.float64, device=self.args.device)
+        _keep_results_whole(self.accelerator)
         self._suspects: list[tuple[Sequence[TrainRow], Batch, Tensor]] = []
 
     def get_train_dataloader(self) -> Any:
@@ -128,7 +129,8 @@ class WeightedTrainer(Trainer):
         for number, rows in enumerate(shares):
             last = number == len(shares) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            # Shared weights' gradients are summed at once: kept until the last, each process would hold them whole.
+            with nullcontext() if last or self.is_fsdp_enabled else self.accelerator.no_sync(model):
                 # The one place of normalisation. Gradients are averaged over processes, and this is a sum over them.
                 part = self._summed(model, rows) / max(tokens, 1) * self.accelerator.num_processes
                 self.accelerator.backward(part)
@@ -162,8 +164,11 @@ class WeightedTrainer(Trainer):
                 logp_N = score(model, self._collate(rows))
                 total += torch.stack([-logp_N.double().sum(), total.new_tensor(float(len(logp_N)))])
         nll, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+        if not math.isfinite(nll):
+            raise TrainingError(f"the loss of the rows held out is {nll} at update {self.state.global_step}")
         metrics = {"eval_nll": nll / tokens}
         self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _shares(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
@@ -193,6 +198,8 @@ class WeightedTrainer(Trainer):
             total, loss_N, logp_N, slope_N, clipped_N = model(**batch.inputs(), asked=asked)
         else:
             logp_N = score(model, batch)
+            if not rows:
+                return logp_N.sum()
             given = {"reference_BT": batch.rectangle(reference_N) if reference_N is not None else None}
             mask_BT = batch.mask_BT()
             found = _slope(self._method, batch.rectangle(logp_N.detach()), mask_BT, given)
@@ -230,12 +237,16 @@ class WeightedTrainer(Trainer):
     @contextlib.contextmanager
     def _as_base(self) -> Iterator[Any]:
         """The policy as it was before training: a copy, or the model without its adapters."""
-        if self._base is not None:
-            yield self._base
-        else:
+        device = self.args.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.args.bf16):  # as the policy itself is run
+            if self._base is not None:
+                yield self._base
+                return
             model: Any = self.model
-            with model.disable_adapter():
+            training = model.training
+            with model.eval().disable_adapter():
                 yield model
+            model.train(training)
 
     def _take_snapshots(self, model: torch.nn.Module, update: Update) -> None:
         """Log-probs of the coming updates' rows under the policy of now, each row by the process that needs it."""
@@ -262,7 +273,6 @@ class WeightedTrainer(Trainer):
             return
         of_row = torch.tensor([_RUNGS.index(row.rung) for row in rows], device=loss_N.device)
         columns = (torch.ones_like(loss_N), loss_N, -logp_N, -slope_N, slope_N**2, clipped_N)
-        self._sums = self._sums.to(loss_N.device)
         self._sums.index_add_(0, of_row[batch.row_N], torch.stack([c.double() for c in columns], dim=1))
         self._suspects.append((rows, batch, loss_N))
 
@@ -270,7 +280,7 @@ class WeightedTrainer(Trainer):
         sums = self.accelerator.reduce(self._sums, reduction="sum").cpu()
         step, norm = self.state.global_step, float(logs["grad_norm"])
         whole = _figures(sums.sum(0).tolist())
-        if not math.isfinite(whole["loss"]) or not math.isfinite(norm):
+        if not all(map(math.isfinite, (whole["loss"], whole["nll"], norm))):
             raise TrainingError(
                 f"the loss is {whole['loss']} and the gradient's norm {norm} at update {step}{self._blame()}: lower "
                 "the learning rate, or look at the rows; the last checkpoint is kept"
@@ -300,18 +310,24 @@ class Milestones(TrainerCallback):
         self._starts = starts
         self._last = last
         self._evaluate = evaluate
-        self._saved = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decides after every update."""
         step = state.global_step
         ends = step == self._last
         # In the middle of a round its rows, and in the middle of a block its snapshot, are nowhere but in memory.
-        due = step in self._starts if self._starts else step - self._saved >= self._every and step % self._block == 0
+        ripe = step % self._block == 0 and step // self._every > (step - self._block) // self._every
+        due = step in self._starts if self._starts else ripe
         control.should_save = (due and not ends) or (ends and self._evaluate)
         control.should_evaluate = control.should_save and self._evaluate
-        if control.should_save:
-            self._saved = step
+
+
+def _keep_results_whole(accelerator: Any) -> None:
+    """Under FSDP2 in half precision, what the model returns and sums of gradients stay in float32."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if plugin is not None and policy is not None and plugin.fsdp_version == 2:
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
 def _slope(
