@@ -54,6 +54,8 @@ def test_a_recipe_runs_every_stage_and_not_again(tmp_path: Path, capsys: pytest.
     assert summary["evaluate"].keys() == {"base", "sft", "dr-dft"}
     for name in ("rewritten.parquet", "gap.json", "checkpoints/dr-dft/metrics.jsonl", "eval/sft.json", "report.md"):
         assert (out / name).is_file(), name
+    card = (out / "checkpoints/dr-dft/README.md").read_text(encoding="utf-8")
+    assert "learning_rate: `0.0003`" in card and "dtype: `float32`" in card
     page = (out / "report.md").read_text(encoding="utf-8")
     for part in ("Table 1", "Table 2", "Table 3", "figures/figure-3.png", "figures/figure-4.png", "the expert"):
         assert part in page

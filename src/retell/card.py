@@ -9,7 +9,7 @@ _PAPER = "https://arxiv.org/abs/2509.15157"
 def model_card(name: str, summary: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     """README.md of a checkpoint, with the metadata that model hubs read."""
     first, last = summary["first"], summary["last"]
-    settings = ("learning_rate", "batch_size", "epochs", "seed")
+    settings = [name for name in ("learning_rate", "batch_size", "epochs", "seed") if name not in facts]
     lines = [
         "---",
         "library_name: transformers",

@@ -39,7 +39,7 @@ from retell.policy import default_device, fingerprint, load_model, resolve_polic
 from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
 from retell.processes import world
 from retell.prompts import Prompter
-from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, dump, located, overlay
+from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
 from retell.records import Problem, Rung, Sample, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import write_report
@@ -239,6 +239,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
                 check_rows(method, {row.id: row for row in rows})
             model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
             facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
+            facts |= {name: str(value) for name, value in _changed(recipe.train) if name not in passing}
             summary = train(
                 training.name,
                 method,
@@ -323,6 +324,11 @@ def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
                 summary["graders"][stage] = grader.name
     summary["seconds"] = round(time.monotonic() - started, 3)
     return summary
+
+
+def _changed(section: Section) -> list[tuple[str, object]]:
+    """The keys of a section that are not at their defaults, and their values."""
+    return [(name, value) for name, value in section if value != type(section).model_fields[name].default]
 
 
 def _rows(

@@ -323,7 +323,8 @@ def _hand_over(trainer: WeightedTrainer, tokenizer: ChatTokenizer, dtype: torch.
 
 
 def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+    """Weights to be saved, in main memory: a second copy may not fit beside the training."""
+    return {name: t.to("cpu", dtype if t.is_floating_point() else t.dtype) for name, t in state.items()}
 
 
 def _save(trained: Any, state: Mapping[str, torch.Tensor], dtype: torch.dtype, target: Path, settings: Train) -> None:
