@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from retell.logprobs import Asked, teach
 from retell.methods import open_loss
 from retell.packing import collate
-from retell.trainer import _slope
+from retell.trainer import slope_of
 
 GIB = 1 << 30
 
@@ -120,13 +120,9 @@ def retell(model: PreTrainedModel, rows: Rows, device: str) -> Loss:
     method = open_loss("dft")
     pairs = [(row[: rows.prompt], row[rows.prompt :]) for row in rows.ids().tolist()]
 
-    def slope(_: slice, logp_N: Tensor, entropy_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        given = {"entropy_BT": entropy_N, "reference_BT": None}
-        return _slope(method, logp_N[None], torch.ones_like(logp_N[None], dtype=torch.bool), given)
-
     def loss() -> Tensor:
         batch = collate(pairs, packed=True).to(device)
-        total: Tensor = model(**batch.inputs(), asked=Asked(batch, slope, method.entropy))[0]
+        total: Tensor = model(**batch.inputs(), asked=Asked(batch, slope_of(method), method.entropy))[0]
         return total / rows.responses
 
     return loss

@@ -34,13 +34,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
-from retell.head import Head, Slope, loss_through_head
+from retell.head import Head, loss_through_head
 from retell.methods import open_loss
 from retell.recipe import Data, Policy, Train, located
 from retell.records import TrainRow
 from retell.schedule import Schedule
 from retell.tokens import ChatTokenizer
-from retell.trainer import _slope
+from retell.trainer import slope_of
 
 MIB = 1 << 20
 Json = dict[str, Any]
@@ -68,17 +68,6 @@ def told(facts: Json) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items() if name != "command")
 
 
-def dft_slope() -> Slope:
-    """What the trainer hands to the head for the loss `dft`."""
-    method = open_loss("dft")
-
-    def slope(_: slice, logp_N: Tensor, entropy_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        given = {"entropy_BT": entropy_N, "reference_BT": None}
-        return _slope(method, logp_N[None], torch.ones_like(logp_N[None], dtype=torch.bool), given)
-
-    return slope
-
-
 def alternating(names: Sequence[str], round: int) -> list[str]:
     """Whose turn it is: forwards and backwards by turns."""
     return list(names) if round % 2 == 0 else list(reversed(names))
@@ -99,7 +88,9 @@ Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _retell(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    return loss_through_head(hidden_ND, Head(weight_VD), targets_N, dft_slope(), False)[0] / len(targets_N)
+    return loss_through_head(hidden_ND, Head(weight_VD), targets_N, slope_of(open_loss("dft")), False)[0] / len(
+        targets_N
+    )
 
 
 def _naive(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

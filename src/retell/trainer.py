@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from retell.errors import TrainingError
-from retell.head import Anchor
+from retell.head import Anchor, Slope
 from retell.logprobs import Asked, Taught, score
 from retell.methods import Method
 from retell.packing import Batch, collate, deal
@@ -187,14 +187,8 @@ class WeightedTrainer(Trainer):
         anchor = self._anchor(batch)
         reference_N = self._reference(rows, batch)
 
-        def slope(part: slice, logp_N: Tensor, entropy_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-            given = {"entropy_BT": entropy_N, "reference_BT": reference_N[part] if reference_N is not None else None}
-            all_1N = torch.ones_like(logp_N[None], dtype=torch.bool)
-            loss_1N, slope_1N, clipped_1N = _slope(self._method, logp_N[None], all_1N, given)
-            return loss_1N[0], slope_1N[0], clipped_1N[0]
-
         if self._method.local:
-            asked = Asked(batch, slope, self._method.entropy, anchor)
+            asked = Asked(batch, slope_of(self._method, reference_N), self._method.entropy, anchor)
             total, loss_N, logp_N, slope_N, clipped_N = model(**batch.inputs(), asked=asked)
         else:
             logp_N = score(model, batch)
@@ -328,6 +322,18 @@ def _keep_results_whole(accelerator: Any) -> None:
     policy = getattr(plugin, "mixed_precision_policy", None)
     if plugin is not None and policy is not None and plugin.fsdp_version == 2:
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+
+
+def slope_of(method: Method, reference_N: Tensor | None = None) -> Slope:
+    """What the head asks of a loss that each token makes by itself."""
+
+    def slope(part: slice, logp_N: Tensor, entropy_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        given = {"entropy_BT": entropy_N, "reference_BT": reference_N[part] if reference_N is not None else None}
+        all_1N = torch.ones_like(logp_N[None], dtype=torch.bool)
+        loss_1N, slope_1N, clipped_1N = _slope(method, logp_N[None], all_1N, given)
+        return loss_1N[0], slope_1N[0], clipped_1N[0]
+
+    return slope
 
 
 def _slope(
