@@ -82,9 +82,10 @@ class Gradients(TrainerCallback):
         self.seen.append(torch.cat(grads))
 
 
-def first_gradient(
+def one_update(
     folder: Path, loss: str, dtype: torch.dtype, tokens: int, given: list[TrainRow], *, packed: bool = True
-) -> torch.Tensor:
+) -> tuple[WeightedTrainer, torch.Tensor]:
+    """The trainer after an update of all rows, and the update's gradient."""
     kept = Gradients()
     policy, base = model(dtype), model(dtype)
     taught = teach(policy)
@@ -92,13 +93,16 @@ def first_gradient(
     if not packed:
         taught = type(taught)(taught.head, packs=False)
         policy.set_attn_implementation("sdpa")
+        base.set_attn_implementation("sdpa")
     assert taught.packs == packed
-    schedule = Schedule([row.id for row in given], 16, 1, 0)
+    schedule = Schedule([row.id for row in given], len(given), 1, 0)
     by_id = {row.id: row for row in given}
     method = open_loss(loss)
+    arguments = _arguments(SETTINGS, folder, "cpu", schedule.updates)
+    arguments.save_strategy = "no"
     trainer = WeightedTrainer(
         model=policy,
-        args=_arguments(SETTINGS, folder, "cpu", schedule.updates),
+        args=arguments,
         callbacks=[kept],
         updates=Updates(schedule, lambda *_: by_id, 0, method.updates, 1),
         method=method,
@@ -108,7 +112,13 @@ def first_gradient(
         metrics=folder / "metrics.jsonl",
     )
     trainer.train()
-    return kept.seen[0]
+    return trainer, kept.seen[0]
+
+
+def first_gradient(
+    folder: Path, loss: str, dtype: torch.dtype, tokens: int, given: list[TrainRow], *, packed: bool = True
+) -> torch.Tensor:
+    return one_update(folder, loss, dtype, tokens, given, packed=packed)[1]
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

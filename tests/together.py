@@ -12,22 +12,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from test_train import SETTINGS, apart, model, rows
+from test_train import apart, one_update, rows
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback
 
 from retell import cli, pipeline
 from retell.errors import DataError, RunFolderError
-from retell.logprobs import teach
-from retell.methods import open_loss
 from retell.processes import agreed, first_to_fail, gathered, joined, rank, world
 from retell.records import TrainRow
 from retell.runfolder import RunFolder
-from retell.schedule import Schedule
-from retell.train import _arguments
-from retell.trainer import Updates, WeightedTrainer
+from retell.trainer import WeightedTrainer
 
 CASES = (
     ("dft", torch.float32, 13),
@@ -38,50 +33,14 @@ CASES = (
 """Losses of tokens and of whole responses, in both precisions; an update of several rows and one of a single row."""
 
 
-class FirstGradient(TrainerCallback):
-    """Keeps the gradient of the first update."""
-
-    def __init__(self) -> None:
-        self.gradient: torch.Tensor | None = None
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if self.gradient is None:
-            self.gradient = torch.cat([p.grad.flatten() for p in given["model"].parameters() if p.grad is not None])
-
-
 def gradient(
     folder: Path, loss: str, dtype: torch.dtype, given: list[TrainRow], tokens: int, *, packed: bool
 ) -> torch.Tensor:
     """The gradient of one update, whole in every process."""
-    policy, base = model(dtype), model(dtype)
-    taught = teach(policy)
-    teach(base)
-    if not packed:
-        taught = type(taught)(taught.head, packs=False)
-        policy.set_attn_implementation("sdpa")
-        base.set_attn_implementation("sdpa")
-    schedule = Schedule([row.id for row in given], len(given), 1, 0)
-    by_id = {row.id: row for row in given}
-    method = open_loss(loss)
-    kept = FirstGradient()
-    arguments = _arguments(SETTINGS, folder, "cpu", schedule.updates)
-    arguments.save_strategy = "no"
-    trainer = WeightedTrainer(
-        model=policy,
-        args=arguments,
-        callbacks=[kept],
-        updates=Updates(schedule, lambda *_: by_id, 0, method.updates, 1),
-        method=method,
-        taught=taught,
-        base=base.eval(),
-        micro_batch_tokens=tokens,
-        metrics=folder / "metrics.jsonl",
-    )
-    trainer.train()
+    trainer, found = one_update(folder, loss, dtype, tokens, given, packed=packed)
     assert trainer.accelerator.num_processes == world()
     assert isinstance(trainer.model_wrapped, DistributedDataParallel) == (world() > 1)
-    assert kept.gradient is not None
-    return kept.gradient
+    return found
 
 
 def gradients(folder: Path, tokens: int, *, packed: bool) -> dict[str, torch.Tensor]:

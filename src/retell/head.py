@@ -142,9 +142,11 @@ class _Loss(torch.autograd.Function):
                     norm_N = _fold(tile.values for tile in tiles)
                 logp_N = _below_one(head.picked(chunk_ND, places_N) - norm_N)
                 loss_N, slope_N, clipped_N = slope(rows, logp_N, entropy_N)
+                base_N = None
                 if anchor is not None:
-                    loss_N = loss_N + anchor.coefficient * _divergence(anchor, rows, tiles, norm_N)
-                gradients.add(rows, tiles, norm_N, slope_N, places_N, anchor)
+                    base_N = _norm(anchor.hidden_ND[rows], anchor.head)
+                    loss_N = loss_N + anchor.coefficient * _divergence(anchor, rows, tiles, norm_N, base_N)
+                gradients.add(rows, tiles, norm_N, slope_N, places_N, anchor, base_N)
                 parts.append((loss_N, logp_N, slope_N, clipped_N))
         ctx.gradients = gradients.of(dtype, weight_VD.dtype)
         loss_N, logp_N, slope_N, clipped_N = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -211,6 +213,7 @@ class _Gradients:
         slope_N: Tensor,
         targets_N: Tensor,
         anchor: Anchor | None = None,
+        base_norm_N: Tensor | None = None,
     ) -> None:
         """Adds what rows of logits give, and uses up their tiles.
 
@@ -219,7 +222,6 @@ class _Gradients:
         """
         chunk_ND, to_ND = self._hidden_ND[rows], self.hidden_ND[rows]
         factor_N1 = (-slope_N if anchor is None else anchor.coefficient - slope_N)[:, None]
-        base_norm_N = _norm(anchor.hidden_ND[rows], anchor.head) if anchor is not None else None
         for tile in tiles:
             columns = tile.columns
             steepness = self._head.steepness(tile.values)
@@ -327,9 +329,8 @@ def _top_entropy(tiles: list[Tensor]) -> Tensor:
     return -(logp.exp() * logp).sum(-1)
 
 
-def _divergence(anchor: Anchor, rows: slice, tiles: Sequence[_Tile], norm_N: Tensor) -> Tensor:
+def _divergence(anchor: Anchor, rows: slice, tiles: Sequence[_Tile], norm_N: Tensor, base_norm_N: Tensor) -> Tensor:
     """KL(base ‖ policy) of each row."""
-    base_norm_N = _norm(anchor.hidden_ND[rows], anchor.head)
     total_N = torch.zeros_like(norm_N)
     for tile in tiles:
         logp = anchor.head.logits(anchor.hidden_ND[rows], tile.columns) - base_norm_N[:, None]

@@ -186,7 +186,6 @@ class WeightedTrainer(Trainer):
         batch = self._collate(rows)
         anchor = self._anchor(batch)
         reference_N = self._reference(rows, batch)
-
         if self._method.local:
             asked = Asked(batch, slope_of(self._method, reference_N), self._method.entropy, anchor)
             total, loss_N, logp_N, slope_N, clipped_N = model(**batch.inputs(), asked=asked)
@@ -309,7 +308,7 @@ class Milestones(TrainerCallback):
         """Decides after every update."""
         step = state.global_step
         ends = step == self._last
-        # In the middle of a round its rows, and in the middle of a block its snapshot, are nowhere but in memory.
+        # A round is gone on with from its beginning; in the middle of a block its snapshot is only in memory.
         ripe = step % self._block == 0 and step // self._every > (step - self._block) // self._every
         due = step in self._starts if self._starts else ripe
         control.should_save = (due and not ends) or (ends and self._evaluate)
