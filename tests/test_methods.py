@@ -242,6 +242,7 @@ def test_a_function_may_say_where_it_clipped_and_need_not_think_of_the_mask(home
         ("(-logp_BT, mask_BT)", "returned tuple: return a tensor"),
         ("Terms(-logp_BT, mask_BT[:1])", "returned shape (1, 5): return a tensor"),
         ("-logp_BT.detach()", "returned a loss without gradient"),
+        ("-logp_BT * (1 / 0)", "/my_loss.py:3: ZeroDivisionError: division by zero"),
     ],
 )
 def test_what_is_no_loss_is_refused(home: Path, code: str, words: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature
+from traceback import extract_tb
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -218,10 +219,16 @@ def _own(name: str, function: Callable[..., Any], logp_BT: Tensor, mask_BT: Tens
     """What the user's function returns, once it is known to be a loss.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: it is none, or it fails.
     """
-    # It is shown 0 outside the mask, so that it need not think of what stands there.
-    returned = function(kept(logp_BT, mask_BT), mask_BT, **options)
+    try:
+        # It is shown 0 outside the mask, so that it need not think of what stands there.
+        returned = function(kept(logp_BT, mask_BT), mask_BT, **options)
+    except Exception as error:
+        place = extract_tb(error.__traceback__)[-1]
+        raise RecipeError(
+            f"loss {name!r} failed in {place.filename}:{place.lineno}: {type(error).__name__}: {first_line(error)}"
+        ) from error
     terms = returned if isinstance(returned, Terms) else Terms(returned, torch.zeros_like(mask_BT))
     for values_BT in (terms.loss_BT, terms.clipped_BT):
         if not isinstance(values_BT, Tensor) or values_BT.shape != logp_BT.shape:
