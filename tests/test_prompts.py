@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.errors import RecipeError
-from retell.prompts import Prompter, fill, load_template
+from retell.prompts import Prompter, Template, fill, load_template
 from retell.recipe import Policy
 from retell.records import Message, Problem
 
@@ -28,18 +28,60 @@ def test_what_is_filled_in_is_never_read_as_a_template(problem: str, solution: s
 
 
 def test_packaged_templates_say_what_they_are_for() -> None:
-    assert load_template("plain", needs=("problem",)) == "{problem}"
-    assert load_template("boxed", needs=("problem",)).startswith("{problem}\n")
-    assert "\\boxed{}" in load_template("boxed", needs=("problem",))
-    guided = load_template("guided", needs=("problem", "solution"))
+    assert load_template("plain", needs=("problem",)) == Template("{problem}")
+    boxed = load_template("boxed", needs=("problem",))
+    assert boxed.user.startswith("{problem}\n") and boxed.system is None
+    assert "\\boxed{}" in boxed.user
+    assert load_template("qwen-boxed", needs=("problem",)) == Template(boxed.user, "You are a helpful assistant.")
+    guided = load_template("guided", needs=("problem", "solution")).user
     assert guided.index("{problem}") < guided.index("{solution}")
 
 
 def test_a_file_is_a_template_and_its_last_line_end_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "own.txt"
     path.write_text("Q: {problem}\n\n", encoding="utf-8")
-    assert load_template(str(path), needs=("problem",)) == "Q: {problem}\n"
-    assert load_template("retell:templates/plain.txt", needs=("problem",)) == "{problem}"
+    assert load_template(str(path), needs=("problem",)) == Template("Q: {problem}\n")
+    assert load_template("retell:templates/plain.txt", needs=("problem",)) == Template("{problem}")
+
+
+@pytest.mark.parametrize(
+    ("text", "template"),
+    [
+        ("[system]\nBe brief.\nAlways.\n[user]\n{problem}\n", Template("{problem}", "Be brief.\nAlways.")),
+        ("[system]\n\n[user]\n{problem}", Template("{problem}", "")),
+        ("[user]\n{problem}", Template("[user]\n{problem}")),
+        ("Solve [system]\nx\n[user]\n{problem}", Template("Solve [system]\nx\n[user]\n{problem}")),
+    ],
+)
+def test_a_template_may_have_a_system_message(tmp_path: Path, text: str, template: Template) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(text, encoding="utf-8")
+    assert load_template(str(path), needs=("problem",)) == template
+    path.write_text(template.text, encoding="utf-8")
+    assert load_template(str(path), needs=("problem",)) == template
+    prompt = Prompter(Policy(template=str(path)), None).solve("1 + 1?")
+    wanted = [] if template.system is None else [("system", template.system)]
+    assert [(m["role"], m["content"]) for m in prompt.messages[:-1]] == wanted
+
+
+def test_a_placeholder_in_the_system_message_alone_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text("[system]\n{problem}\n[user]\nSolve it.", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"lacks \{problem\}"):
+        load_template(str(path), needs=("problem",))
+
+
+def test_two_system_messages_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"policy\.system = 'x' and the template qwen-boxed has a system message too"):
+        Prompter(Policy(system="x", template="qwen-boxed"), None)
+
+
+def test_a_guided_template_s_own_system_message_is_for_its_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "guided.txt"
+    path.write_text("[system]\nRetell.\n[user]\n{problem}{solution}", encoding="utf-8")
+    prompter = Prompter(Policy(system="s"), None, str(path))
+    assert [m["content"] for m in prompter.guided(PROBLEM).messages][:-1] == ["Retell."]
+    assert [m["content"] for m in prompter.solve("1 + 1?").messages] == ["s", "1 + 1?"]
 
 
 @pytest.mark.parametrize("name", ["plane", "", ".", "/nowhere/at/all.txt", "../guided", "a" * 300, "a\0b"])
