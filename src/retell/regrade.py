@@ -51,7 +51,7 @@ def golds_of_evaluation(settings: Evaluate, folder: Path, *, with_texts: bool) -
             golds[row["benchmark"], row["id"]] = ("", row["answer"])
     for benchmark in settings.benchmark:
         try:
-            loaded = load_benchmarks(Evaluate(benchmark=(benchmark,)))
+            loaded = load_benchmarks(settings.model_copy(update={"benchmark": (benchmark,), "limit": None}))
         except DataError:
             continue
         golds |= {(name, p.id): (p.problem, p.answer) for name, one in loaded.items() for p in one.problems}
@@ -125,7 +125,7 @@ def _judged(
                 yield sample, before, TRUNCATED
             else:
                 pending[sample.key] = sample, by, before
-                graders.submit(sample.key, Case(problem, sample.completion.text, gold))
+                graders.submit(sample.key, Case(problem, sample.completion.text, gold, sample.rung))
         journal.add_verdicts(ungraded)
         yield from collected(wait=False)
         while graders.backlog > _BACKLOG:

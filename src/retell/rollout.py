@@ -231,7 +231,7 @@ class _Scheduler(Generic[T]):
             live = self._waiting_for[sample.key]
             live.samples[sample.key] = sample
             if sample.completion.stop == "stop":
-                self._graders.submit(sample.key, Case(live.question, sample.completion.text, live.gold))
+                self._graders.submit(sample.key, Case(live.question, sample.completion.text, live.gold, sample.rung))
             else:
                 truncated.append((sample.key, TRUNCATED))
         self._store_verdicts(truncated)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retell.graders import qwen_text
 from retell.graders.base import Case
 from retell.graders.qwen import QwenGrader
 from retell.graders.qwen_text import LONGEST, extracted, normalised
@@ -29,13 +28,13 @@ PIECES = [
 TEXTS = st.text() | st.lists(st.sampled_from(PIECES)).map("".join)
 
 
-def glance(response: str, gold: str) -> Verdict | Case:
-    return GRADER.prepare(Case("", response, gold))
+def glance(response: str, gold: str, benchmark: str = "") -> Verdict | Case:
+    return GRADER.prepare(Case("", response, gold, benchmark))
 
 
-def verdict(answer: str, gold: str) -> Verdict:
+def verdict(answer: str, gold: str, benchmark: str = "") -> Verdict:
     """The verdict on a boxed answer as the pool reaches it, in this process: for harmless answers only."""
-    prepared = glance(f"So it is $\\boxed{{{answer}}}$.", gold)
+    prepared = glance(f"So it is $\\boxed{{{answer}}}$.", gold, benchmark)
     return GRADER.judge(prepared) if isinstance(prepared, Case) else prepared
 
 
@@ -294,7 +293,7 @@ def test_loading_imports_the_algebra() -> None:
 
 
 def test_the_rules_are_named_with_their_version() -> None:
-    assert GRADER.name == f"qwen-1/latex2sympy2-{version('latex2sympy2_extended')}"
+    assert GRADER.name == f"qwen-2/latex2sympy2-{version('latex2sympy2_extended')}"
     assert (GRADER.spec, GRADER.seconds) == ("qwen", 3.0)
 
 
@@ -314,14 +313,19 @@ def test_golds_are_normalised_as_by_the_evaluation(name: str) -> None:
     assert [normalised(row["answer_raw"]) for row in rows] == [row["answer"] for row in rows]
 
 
-def test_golds_of_minerva_are_normalised_as_by_the_evaluation_but_for_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golds_of_minerva_are_normalised_as_by_the_evaluation_with_their_units() -> None:
     rows = rows_of("benchmarks/minerva_math")
-    monkeypatch.setattr(qwen_text, "_without_units", lambda text: text)
-    differ = [row["answer"] for row in rows if normalised(row["answer_raw"]) != row["answer"]]
+    differ = [row["answer"] for row in rows if normalised(row["answer_raw"], with_units=True) != row["answer"]]
     assert differ == ["\\lambda_{\\text{red}}/\\sqrt{2}"]  # which the evaluation has normalised only once
+
+
+def test_units_count_on_minerva_alone() -> None:
+    assert [verdict("5 km", "5 meters", name).outcome for name in ("", "math500")] == ["correct"] * 2
+    assert verdict("5 km", "5 meters", "minerva_math").outcome == "wrong"
+    assert verdict("5 km", "5 km", "minerva_math").outcome == "correct"
 
 
 @pytest.mark.parametrize("name", [*BENCHMARKS, "minerva_math"])
 def test_every_gold_equals_itself(name: str) -> None:
     for row in rows_of(f"benchmarks/{name}"):
-        assert verdict(row["answer_raw"], row["answer_raw"]).outcome == "correct"
+        assert verdict(row["answer_raw"], row["answer_raw"], name).outcome == "correct"

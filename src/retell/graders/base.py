@@ -13,6 +13,8 @@ class Case:
     problem: str
     response: str
     gold: str
+    benchmark: str = ""
+    """Which one the problem is of, where it is of one: the rules of its own evaluation may know it."""
 
 
 class Grader(Protocol):

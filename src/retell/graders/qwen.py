@@ -17,7 +17,8 @@ _CHOICE = re.compile(r"\b[A-E]\b")
 _TUPLE = re.compile(r"[(\[](.+)[)\]]", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.+)\\end\{pmatrix\}", re.DOTALL)
 _TOLERANCE = 1e-4
-_RULES = 1
+_WITH_UNITS = "minerva_math"
+_RULES = 2
 """Version of this project's own reading of the description."""
 
 Algebra = Callable[[str, str], bool]
@@ -26,7 +27,7 @@ Algebra = Callable[[str, str], bool]
 class QwenGrader:
     """Judges as the paper's evaluation did, its mistakes included.
 
-    Units are stripped from every answer. The evaluation made an exception for Minerva, which a case does not tell.
+    Units are stripped from answers, but for those of the benchmark minerva_math.
     """
 
     name = f"qwen-{_RULES}/latex2sympy2-{version('latex2sympy2_extended')}"
@@ -35,7 +36,9 @@ class QwenGrader:
 
     def prepare(self, case: Case) -> Verdict | Case:
         """Extracts, normalises, and compares as far as that needs no algebra."""
-        answer, gold = normalised(extracted(case.response)), normalised(case.gold)
+        with_units = case.benchmark == _WITH_UNITS
+        answer = normalised(extracted(case.response), with_units=with_units)
+        gold = normalised(case.gold, with_units=with_units)
         decided = _at_a_glance(answer, gold)
         if decided:
             return Verdict("correct" if decided[0] else "wrong", answer, decided[1])

@@ -47,14 +47,15 @@ def _boxed(rest: str) -> str:
     return rest[1:]
 
 
-def normalised(text: str) -> str:
+def normalised(text: str, *, with_units: bool = False) -> str:
     """The text under all rules, applied twice: a rule may meet what a later one has uncovered."""
-    return text if len(text) > LONGEST else _normalised_once(_normalised_once(text))
+    return text if len(text) > LONGEST else _normalised_once(_normalised_once(text, with_units), with_units)
 
 
-def _normalised_once(text: str) -> str:
+def _normalised_once(text: str, with_units: bool) -> str:
     text = _replaced(text.strip().replace("\n", "").rstrip("."), _FORMS)
-    text = _without_units(_without_last_text(text))
+    text = _without_last_text(text)
+    text = text if with_units else _without_units(text)
     text = _in_digits(_replaced(text, _SIGNS))
     text = _replaced(text, _WORDS)
     if "i" not in text:
