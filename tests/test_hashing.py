@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retell.hashing import digest, file_digest, seed_of
+from retell.hashing import digest, digest_of_all, file_digest, seed_of
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 PARTS = st.lists(
@@ -71,3 +71,11 @@ def test_a_file_is_digested_whole_whatever_its_size(tmp_path: Path, size: int) -
     content = bytes(number % 251 for number in range(size))
     (tmp_path / "file").write_bytes(content)
     assert file_digest(tmp_path / "file") == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_the_digest_of_many_depends_on_each_and_on_their_order() -> None:
+    parts = [("a", 1), ("b", None), ("a", 1)]
+    found = digest_of_all(iter(parts))
+    assert found == digest_of_all(parts)
+    for other in (parts[:2], parts[::-1][1:], [("a", 1), ("b", ""), ("a", 1)], [["a", 1, "b"], ("a", 1)], []):
+        assert digest_of_all(other) != found

@@ -341,3 +341,107 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(tmp_path / "data.jsonl", [ROW])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(load_problems(Data(path="~/data.jsonl")).problems) == 1
+
+
+def hub_copy(root: Path, name: str, files: dict[str, list[dict[str, Any]]], card: str) -> None:
+    """A dataset as `hf download` leaves it: a card that says which file is which split, and the files."""
+    for file, rows in files.items():
+        path = root / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            write(path, rows)
+    (root / name / "README.md").write_text(f"---\n{card}\n---\n# A card\n", encoding="utf-8")
+
+
+NUMINA_CARD = """configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: test
+    path: data/test-*"""
+
+
+def numina(number: int, source: str = "cn_k12") -> dict[str, Any]:
+    problem, solution = f"What is {number} + 1?", f"It is \\boxed{{{number + 1}}}."
+    messages = [{"role": "user", "content": problem}, {"role": "assistant", "content": solution}]
+    return {"source": source, "problem": problem, "solution": solution, "messages": messages}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what `datasets` stores out of the home folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_copy_of_a_hub_dataset_is_read_by_its_split(tmp_path: Path) -> None:
+    parts = {
+        "data/train-00000-of-00002.parquet": [numina(1), numina(2)],
+        "data/train-00001-of-00002.parquet": [numina(3, "olympiads")],
+        "data/test-00000-of-00001.parquet": [numina(9)],
+    }
+    hub_copy(tmp_path, "AI-MO/NuminaMath-CoT", parts, NUMINA_CARD)
+    loaded = load_problems(Data(path="AI-MO/NuminaMath-CoT", data_dir=str(tmp_path)))
+    assert [(p.problem, p.answer, p.source) for p in loaded.problems] == [
+        ("What is 1 + 1?", "2", "cn_k12"),
+        ("What is 2 + 1?", "3", "cn_k12"),
+        ("What is 3 + 1?", "4", "olympiads"),
+    ]
+    by_path = load_problems(Data(path=str(tmp_path / "AI-MO/NuminaMath-CoT"), split="test"))
+    assert [p.answer for p in by_path.problems] == ["10"]
+    with pytest.raises(DataError, match=r"cannot read AI-MO/NuminaMath-CoT, split valid.*check --split"):
+        load_problems(Data(path="AI-MO/NuminaMath-CoT", data_dir=str(tmp_path), split="valid"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_copy_without_a_card_is_read_by_its_folders(tmp_path: Path) -> None:
+    hub_copy(tmp_path, "set", {"data/train-00000-of-00001.parquet": [numina(1)]}, "")
+    (tmp_path / "set/README.md").unlink()
+    assert [p.answer for p in load_problems(Data(path=str(tmp_path / "set"))).problems] == ["2"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_gsm8k_has_configurations_and_its_answers_are_solutions(tmp_path: Path) -> None:
+    rows = {"main": "She has 3 + 4 = <<3+4=7>>7.\n#### 7", "socratic": "How many? ** 7\n#### 7"}
+    card = "configs:\n" + "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n" for name in rows
+    )
+    files = {
+        f"{name}/train-00000-of-00001.parquet": [{"question": "3 + 4?", "answer": text}] for name, text in rows.items()
+    }
+    hub_copy(tmp_path, "openai/gsm8k", files, card)
+    columns = {"problem_field": "question", "solution_field": "answer"}
+    for config, text in rows.items():
+        data = Data(path="openai/gsm8k", config=config, data_dir=str(tmp_path), **columns)
+        [problem] = load_problems(data).problems
+        assert (problem.problem, problem.solution, problem.answer) == ("3 + 4?", text, "7")
+
+
+def test_a_sample_is_chosen_by_content_and_keeps_the_order(tmp_path: Path) -> None:
+    rows = [{**ROW, "id": str(number)} for number in range(40)] + [{"problem": "unusable"}]
+    chosen = [p.id for p in load(tmp_path, rows, sample=10, seed=1).problems]
+    assert len(chosen) in (9, 10) and chosen == sorted(chosen, key=int)
+    assert {p.id for p in load(tmp_path, rows[::-1], sample=10, seed=1).problems} == set(chosen)
+    assert set(chosen) <= {p.id for p in load(tmp_path, rows, sample=11, seed=1).problems}
+    assert [p.id for p in load(tmp_path, rows, sample=10, seed=2).problems] != chosen
+    for size in (41, 100):
+        loaded = load(tmp_path, rows, sample=size, seed=1)
+        assert (len(loaded.problems), len(loaded.rejected)) == (40, 1)
+
+
+def test_every_row_is_as_likely_in_a_sample(tmp_path: Path) -> None:
+    rows = [{**ROW, "id": str(number)} for number in range(20)]
+    times = Counter(p.id for seed in range(400) for p in load(tmp_path, rows, sample=5, seed=seed).problems)
+    assert sum(times.values()) == 2000
+    # 100 expected of each; a standard deviation is 8.7.
+    assert all(60 < times[str(number)] < 140 for number in range(20))
+
+
+def test_equal_rows_are_sampled_as_rows(tmp_path: Path) -> None:
+    loaded = load(tmp_path, [ROW] * 5, sample=3)
+    assert len({p.id for p in loaded.problems}) == len(loaded.problems) == 3

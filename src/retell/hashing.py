@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -11,6 +12,14 @@ def digest(*parts: object) -> str:
     """A 128-bit hex digest of JSON-like ``parts``; equal parts give equal digests on every machine."""
     text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digest_of_all(parts: Iterable[object]) -> str:
+    """The same of many parts, which are taken one by one and not held."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(digest(part).encode())
+    return state.hexdigest()
 
 
 def seed_of(*parts: object) -> int:

@@ -3,14 +3,16 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from retell.answers import gold_of_solution
 from retell.errors import DataError, MissingExtraError, first_line
-from retell.hashing import digest
+from retell.hashing import digest, digest_of_all
 from retell.recipe import Data, located
 from retell.records import Problem, Reject
 
@@ -40,17 +42,33 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
     problems: list[Problem] = []
     rejected: list[Reject] = []
     taken: Counter[str] = Counter()
-    for number, (where, row) in enumerate(read_rows(data)):
-        if data.limit is not None and number >= data.limit:
-            break
-        item = _problem(where, row, data, needs_solution)
+    rows = islice(read_rows(data), data.limit)
+    items = (_problem(where, row, data, needs_solution) for where, row in rows)
+    for item in items if data.sample is None else _sampled(items, data.sample, data.seed):
         if isinstance(item, Reject):
             rejected.append(item)
         else:
             problems.append(_distinct(item, taken))
     if not problems:
         raise DataError(_nothing_left(data.path, rejected))
+    return loaded(problems, rejected)
+
+
+def loaded(problems: Sequence[Problem], rejected: Sequence[Reject]) -> Loaded:
+    """Both, with the digest of the problems' content."""
     return Loaded(tuple(problems), tuple(rejected), _content_digest(problems))
+
+
+def _sampled(items: Iterable[Problem | Reject], size: int, seed: int) -> list[Problem | Reject]:
+    """``size`` of the items, in their order; which ones depends on their content, not on where they stand."""
+
+    def keyed() -> Iterator[tuple[str, int, Problem | Reject]]:
+        for number, item in enumerate(items):
+            what = item.id if isinstance(item, Problem) else digest(item.reason, item.id, item.problem, item.detail)
+            yield digest("sample", seed, what), number, item
+
+    chosen = nsmallest(size, keyed(), key=lambda one: one[:2])  # holds so many and no more
+    return [item for _, _, item in sorted(chosen, key=lambda one: one[1])]
 
 
 def read_rows(data: Data) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
@@ -60,9 +78,14 @@ def read_rows(data: Data) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
         DataError: the source is missing or unreadable.
     """
     assert data.path
-    path = Path(located(data.path))
+    copy = copy_of(data.data_dir, [data.path])
+    path = copy or Path(located(data.path))
     if os.path.isdir(path):  # unlike Path's, never raises
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        inside = sorted(path.iterdir())
+        files = [file for file in inside if file.suffix in SUFFIXES]
+        if (path / "README.md") in inside or (not files and any(map(os.path.isdir, inside))):  # as the hub has it
+            yield from _read_dataset(str(path), data)
+            return
         if not files:
             raise DataError(f"the folder {path} holds no .jsonl or .parquet file")
     elif os.path.isfile(path):
@@ -70,7 +93,7 @@ def read_rows(data: Data) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
     elif path.suffix in SUFFIXES or path.is_absolute() or str(path).count("/") > 1:
         raise DataError(f"there is no file {path}: check the path")
     else:
-        yield from _read_hub(data.path, data.split)
+        yield from _read_dataset(data.path, data)
         return
     for file in files:
         yield from _read_file(file)
@@ -107,20 +130,40 @@ def _parse_line(where: str, line: bytes) -> dict[str, Any] | Reject:
     return row if isinstance(row, dict) else Reject(where, "broken_line", f"a {type(row).__name__}, not an object")
 
 
-def _read_hub(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def copy_of(folder: str | None, names: Iterable[str]) -> Path | None:
+    """The copy in a folder of what goes by one of these names there, if there is any."""
+    root = Path(located(folder)) if folder else None
+    return next((root / name for name in names if root and (root / name).exists()), None)
+
+
+def _read_dataset(place: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A dataset of the hub, or a folder laid out like one, by the library that knows the layouts."""
     try:
         import datasets
     except ImportError as error:
         raise MissingExtraError("datasets", "hub") from error
     datasets.utils.logging.disable_progress_bar()
     try:
-        table = datasets.load_dataset(name, split=split)
+        table = datasets.load_dataset(place, data.config, split=data.split)
     except Exception as error:
-        raise DataError(
-            f"cannot get the data {name}: there is no such file here, and the hub says: {first_line(error)}"
-        ) from error
+        raise DataError(_unreachable(place, data, error)) from error
     for number, row in enumerate(table, 1):
-        yield f"{name}:{number}", dict(row)
+        yield f"{data.path}:{number}", dict(row)
+
+
+def _unreachable(place: str, data: Data, error: Exception) -> str:
+    what = f"{data.path}, split {data.split}" + (f", config {data.config}" if data.config else "")
+    if os.path.isdir(place):
+        return f"cannot read {what} in {place}: {first_line(error)}; check --split and --config"
+    reason = first_line(error).rstrip(".")
+    if "gated" in str(error).lower():
+        reason = f"it is gated: accept its terms on the hub and log in (`hf auth login`); {reason}"
+    elif isinstance(error, ConnectionError | OSError) and not isinstance(error, FileNotFoundError):
+        reason = f"the hub cannot be reached: {reason}"
+    return (
+        f"cannot get the data {what}: there is no such file here, and the hub does not give it: {reason}. With a copy: "
+        f"`hf download {data.path} --repo-type dataset --local-dir DIR/{data.path}`, then --data-dir DIR"
+    )
 
 
 def _problem(where: str, row: dict[str, Any] | Reject, data: Data, needs_solution: bool) -> Problem | Reject:
@@ -141,7 +184,7 @@ def _problem(where: str, row: dict[str, Any] | Reject, data: Data, needs_solutio
     if not solution and needs_solution:
         detail = f"no text under {data.solution_field!r}; the row has {', '.join(map(str, row))}"
         return Reject(where, "missing_solution", detail, given_id, problem)
-    answer = _gold(row, solution, data.answer_field)
+    answer = _gold(row, solution, data.answer_field, data.solution_field)
     if not answer:
         named = f"no text under {data.answer_field!r}" if data.answer_field else "no answer, no box and no ####"
         return Reject(where, "no_gold", named, given_id, problem)
@@ -158,10 +201,11 @@ def _problem(where: str, row: dict[str, Any] | Reject, data: Data, needs_solutio
     )
 
 
-def _gold(row: dict[str, Any], solution: str, field: str | None) -> str:
+def _gold(row: dict[str, Any], solution: str, field: str | None, solution_field: str) -> str:
     if field:
-        return _text(row.get(field))
-    fields = ("answer_raw", "answer")
+        value = row.get(field)
+        return ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)
+    fields = [name for name in ("answer_raw", "answer") if name != solution_field]  # GSM8K's answers are solutions
     return next((text for name in fields if (text := _text(row.get(name)))), "") or gold_of_solution(solution) or ""
 
 
@@ -196,7 +240,7 @@ def _distinct(problem: Problem, taken: Counter[str]) -> Problem:
 
 
 def _content_digest(problems: Iterable[Problem]) -> str:
-    return digest("problems", [digest(p.id, p.problem, p.answer, p.solution, p.candidates) for p in problems])
+    return digest_of_all((p.id, p.problem, p.answer, p.solution, p.candidates) for p in problems)
 
 
 def _nothing_left(path: str, rejected: list[Reject]) -> str:
