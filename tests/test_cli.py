@@ -551,3 +551,18 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(tmp_path: Path, many: 
         assert failures >= 3
         assert kept
         assert_same_run(folder, undisturbed)
+
+
+def test_the_tables_of_a_run_are_printed_and_nothing_is_written(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(rewriting(data, out)) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    capsys.readouterr()
+    assert main(["report", str(out), "--tables"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("## Table 1") and "paper, Qwen2.5-Math-7B" in printed
+    assert main(["report", str(out), "--tables", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tables"] + "\n" == printed
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

@@ -1,4 +1,7 @@
+import os
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,17 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 from scripts import loaded, problems
 
+from retell.benchmarks import BENCHMARKS, load_benchmarks
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
-from retell.errors import EngineError
+from retell.errors import DataError, EngineError
 from retell.evaluate import evaluate
 from retell.graders.math import MathGrader
+from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
 from retell.meter import Meter
+from retell.problems import Loaded
 from retell.prompts import Prompter
 from retell.recipe import Evaluate, Policy
-from retell.records import Completion, Request
+from retell.records import Completion, Message, Request
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
 
@@ -117,3 +123,102 @@ def test_a_benchmark_without_a_response_has_no_score(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"base has no response on easy.*503: overloaded"):
         scored(tmp_path, engine, 2, {"easy": 3})
     assert not (tmp_path / "eval" / "base.json").exists()
+
+
+def outside() -> str:
+    if "RETELL_TEST_DATA" not in os.environ:
+        pytest.skip("RETELL_TEST_DATA names no folder of data")
+    return str(Path(os.environ["RETELL_TEST_DATA"]) / "benchmarks")
+
+
+def scores(folder: Path, engine: Engine, benchmarks: dict[str, Loaded], grader: str, **settings: Any) -> dict[str, Any]:
+    chosen = Evaluate(grader=grader, **settings)
+    with (
+        RunFolder(folder) as run,
+        Journal(folder / "journal.sqlite") as journal,
+        GraderPool(grader_named(grader), chosen.grader_workers) as graders,
+    ):
+        prompter, stream = Prompter(Policy(), None), Stream("evaluate", "scripted", 0)
+        return evaluate("base", benchmarks, prompter, chosen, engine, graders, journal, stream, Meter(), run)
+
+
+@pytest.mark.parametrize("grader", ["math", "qwen"])
+def test_golds_score_all_and_other_answers_nothing_on_every_benchmark(tmp_path: Path, grader: str) -> None:
+    benchmarks = load_benchmarks(Evaluate(benchmark=tuple(BENCHMARKS), data_dir=outside()))
+    golds = {(name, p.id): p.answer for name, loaded in benchmarks.items() for p in loaded.problems}
+    right = ScriptedEngine(lambda request, _: f"So it is \\boxed{{{golds[request.rung, request.problem]}}}.", batch=64)
+    found = scores(tmp_path / "right", right, benchmarks, grader, k=1)["benchmarks"]
+    assert {name: one["avg_at_k"] for name, one in found.items()} == dict.fromkeys(BENCHMARKS, 100.0)
+    wrong = ScriptedEngine(lambda *_: "So it is \\boxed{-987654.321}.", batch=64)
+    found = scores(tmp_path / "wrong", wrong, benchmarks, grader, k=1)["benchmarks"]
+    assert {name: one["avg_at_k"] for name, one in found.items()} == dict.fromkeys(BENCHMARKS, 0.0)
+
+
+def test_scores_are_the_same_for_every_batch_worker_and_interruption(tmp_path: Path) -> None:
+    def script(request: Request, random_: random.Random) -> str:
+        chance = int(request.problem[1:]) / 20
+        return f"\\boxed{{{int(request.problem[1:]) + (100 if random_.random() < chance else random_.randrange(3))}}}"
+
+    benchmarks = {"x": loaded(problems(20)), "y": loaded(problems(7))}
+    found = [
+        scores(tmp_path / f"{batch}-{workers}", ScriptedEngine(script, batch=batch), benchmarks, "math", k=16,
+               grader_workers=workers)
+        for batch in (1, 64) for workers in (1, 2)
+    ]  # fmt: skip
+    assert all(one == found[0] for one in found[1:])
+    assert 0 < found[0]["benchmarks"]["x"]["majority_at_k"] <= found[0]["benchmarks"]["x"]["pass_at_k"]
+
+
+def test_wrong_answers_that_are_equal_outvote_the_right_one(tmp_path: Path) -> None:
+    """Two right ones, and three ways to write one wrong value: the vote is lost, though each way has one vote."""
+    said = ["100", "100", "1/2", "0.5", "\\frac{1}{2}"]
+    engine = ScriptedEngine(lambda request, _: f"\\boxed{{{said[request.index]}}}")
+    found = scored(tmp_path / "a", engine, 5, {"x": 1})["benchmarks"]["x"]
+    assert (found["avg_at_k"], found["pass_at_k"], found["majority_at_k"]) == (40, 100, 0)
+    said[4] = "7"
+    found = scored(tmp_path / "b", engine, 5, {"x": 1})["benchmarks"]["x"]
+    assert found["majority_at_k"] == 50
+
+
+def test_the_papers_rounding_comes_with_its_grader(tmp_path: Path) -> None:
+    """Of 30 problems and 16 runs, ten runs have one right and six none."""
+
+    def script(request: Request, _: random.Random) -> str:
+        right = request.problem == "p0" and request.index < 10
+        return f"\\boxed{{{100 if right else 7}}}"
+
+    benchmarks = {"aime": loaded(problems(30))}
+    rounded = scores(tmp_path / "qwen", ScriptedEngine(script), benchmarks, "qwen", k=16)
+    assert round(rounded["benchmarks"]["aime"]["avg_at_k"], 2) == 2.06
+    assert rounded["rounded"] and round(rounded["average"], 2) == 2.06
+    exact = scores(tmp_path / "math", ScriptedEngine(script), benchmarks, "math", k=16)
+    assert round(exact["benchmarks"]["aime"]["avg_at_k"], 2) == 2.08
+    assert not exact["rounded"]
+
+
+class Short(ScriptedEngine):
+    context = 30
+
+
+class Words:
+    """The one method of a tokenizer that prompts need: a token a word."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(range(len(str(messages[-1]["content"]).split())))
+
+
+def test_what_the_context_leaves_is_said(tmp_path: Path) -> None:
+    def within(folder: Path, size: int) -> dict[str, Any]:
+        rows = [replace(problems(1)[0], problem="word " * size), replace(problems(2)[1], problem="two words")]
+        with RunFolder(folder) as run, Journal(folder / "j.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
+            prompter = Prompter(Policy(), Words())  # type: ignore[arg-type]
+            engine, stream = Short(lambda *_: "\\boxed{100}"), Stream("evaluate", "scripted", 0)
+            chosen = Evaluate(k=1, max_tokens=28)
+            benchmarks = {"x": loaded(rows)}
+            return evaluate("base", benchmarks, prompter, chosen, engine, graders, journal, stream, Meter(), run)
+
+    summary = within(tmp_path / "a", 10)
+    assert (summary["context"], summary["max_tokens"], summary["benchmarks"]["x"]["shortened"]) == (30, 28, 1)
+    within(tmp_path / "b", 29)
+    with pytest.raises(DataError, match=r"x: the prompt of problem p0 fills the context of base, 30 tokens"):
+        within(tmp_path / "c", 30)

@@ -348,3 +348,71 @@ def test_another_precision_or_served_model_is_another_run(
     status, _, err = command(capsys, "run", given, "--out", out, f"--rewrite.engine-args.{argument}", "float16")
     assert status == 2
     assert f"another {argument.replace('-', '_' if argument.startswith('kv') else ' ')}" in err
+
+
+LEAKED = "A train leaves at nine and travels 60 miles an hour for 3 hours: how far does it get in all?"
+
+
+def with_a_benchmark(folder: Path) -> tuple[list[str], Path]:
+    """A rewriting of four problems, of which one is a benchmark's, and that benchmark."""
+    rows = [{"id": str(i), "problem": f"What is {i} + 1?", "solution": f"\\boxed{{{i + 1}}}"} for i in range(3)]
+    rows.append({"id": "leaked", "problem": LEAKED.upper(), "solution": "\\boxed{180}"})
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps({**row, "candidates": ["?"]}) + "\n" for row in rows), encoding="utf-8")
+    bench = folder / "exam.jsonl"
+    exam = [{"id": "e0", "problem": LEAKED, "answer": "180"}, {"id": "e1", "problem": "What is 9 + 9?", "answer": "18"}]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in exam), encoding="utf-8")
+    rewriting = ["rewrite", "--engine", "recorded", "--data", str(data), "--out", str(folder / "run")]
+    return [*rewriting, "--against", str(bench)], bench
+
+
+def test_benchmark_problems_in_the_data_are_reported_and_dropped_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewriting, _ = with_a_benchmark(tmp_path)
+    out = tmp_path / "run"
+    status, summary, err = command(capsys, *rewriting)
+    assert status == 0 and sum(summary["rungs"].values()) == 4
+    assert "exam: 1 of 2 problems overlap 1 training problems (1 equal one): see contamination.json" in err
+    assert json.loads((out / "contamination.json").read_text(encoding="utf-8")) == {
+        "benchmarks": {"exam": {"problems": 2, "known": 1, "equal": 1, "training_problems": 1}},
+        "overlaps": [{"id": "leaked", "benchmark": "exam", "benchmark_id": "e0", "share": 1.0}],
+    }
+    status, summary, _ = command(capsys, *rewriting, "--overlap", "drop")
+    assert status == 0 and summary["rejected"] == {"contaminated": 1}
+    assert sum(summary["rungs"].values()) == 3
+    [rejected] = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(rejected)["id"] == "leaked" and "100% of exam e0" in rejected
+    assert set(pq.read_table(out / "rewritten.parquet").column("id").to_pylist()) == {"0", "1", "2"}
+    status, again, err = command(capsys, *rewriting, "--overlap", "drop")
+    assert (status, again) == (0, summary) and "nothing to do" in err
+
+
+def test_an_evaluation_says_what_its_run_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewriting, bench = with_a_benchmark(tmp_path)
+    assert command(capsys, *rewriting[:-2])[0] == 0
+    assert not (tmp_path / "run/contamination.json").exists()
+    evaluating = [
+        "evaluate",
+        "--benchmark",
+        str(bench),
+        "--k",
+        "1",
+        "--max-tokens",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    status, _, err = command(capsys, *evaluating, "--model", str(TINY / "policy"))
+    assert status == 0
+    assert "exam: 1 of 2 problems overlap 1 training problems" in err
+    assert (tmp_path / "run/contamination.json").is_file()
+
+
+def test_a_drop_that_cannot_be_meant_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewriting, bench = with_a_benchmark(tmp_path)
+    status, _, err = command(capsys, *rewriting[:-2], "--overlap", "drop")
+    assert status == 2 and "data.overlap = 'drop' needs benchmarks" in err
+    shutil.copy(tmp_path / "data.jsonl", bench)
+    status, _, err = command(capsys, *rewriting, "--overlap", "drop")
+    assert status == 2 and "nothing is left to train on" in err

@@ -266,3 +266,53 @@ def test_the_recipe_says_the_precision_whatever_the_launcher_was_told(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert main(training(launched, *given)) == 0
     assert metrics(launched) == metrics(alone)
+
+
+ON_CPU = """compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+num_machines: 1
+num_processes: 2
+use_cpu: true
+"""
+
+
+def launched(folder: Path, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`retell train` in one process, which starts two."""
+    configuration = tmp_path / "cpu.yaml"
+    configuration.write_text(ON_CPU, encoding="utf-8")
+    command = [sys.executable, "-m", "retell", *training(folder, "--launch", configuration, *more)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_training_may_start_its_own_processes(tmp_path: Path) -> None:
+    one, two = rewritten(tmp_path / "one", 24), rewritten(tmp_path / "two", 24)
+    assert main(training(one)) == 0
+    done = launched(two, tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "dr-dft"
+    for mine, theirs in zip(metrics(one), metrics(two), strict=True):
+        for name in SHOWN:
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-7)
+    again = launched(two, tmp_path)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+    # How many processes there are is no setting of the result.
+    assert main(training(two, "--launch", tmp_path / "none.yaml")) == 2
+
+
+def test_processes_that_fail_say_why_and_fail_the_command(tmp_path: Path) -> None:
+    folder = rewritten(tmp_path / "run", 12)
+    done = launched(folder, tmp_path, "--weight-decay", "1e30", "--warmup-ratio", "0")
+    assert done.returncode == 1
+    assert "failed (exit status 1): see above" in done.stderr
+    assert "lower the learning rate" in done.stderr
+    assert "Traceback" not in done.stderr.split("failed (exit status 1)")[-1]
+
+
+def test_a_launch_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    dft = open_loss("dft")
+    with pytest.raises(RequestError, match=r"train\.launch = .*there is no such file"):
+        check_training(Train(launch=str(tmp_path / "none.yaml")), dft, online=False)
+    (tmp_path / "some.yaml").write_text(ON_CPU, encoding="utf-8")
+    check_training(Train(launch=str(tmp_path / "some.yaml")), dft, online=False)
+    with pytest.raises(RequestError, match=r"train\.launch starts several processes, and an online run trains in one"):
+        check_training(Train(launch=str(tmp_path / "some.yaml"), rounds=2), dft, online=True)

@@ -167,6 +167,7 @@ def evaluate(
         if Path(called).name != called:
             raise RecipeError(f"--name {called!r} is no plain name: leave out the separators")
         _refuse_outdated(folder, called, recipe.policy)
+        pipeline.look_for_benchmarks(recipe, folder)
         summary = pipeline.run_evaluate(recipe, folder, called, recipe.policy)
         # The run's policy stays the one that was rewritten for; a checkpoint that is evaluated does not replace it.
         folder.store_recipe(overlay(stored, _changes(evaluate=recipe.evaluate)) if stored.policy.model else recipe)
@@ -227,12 +228,23 @@ def doctor(
 
 
 @app.command
-def report(folder: Folder, *, report: Annotated[Report | None, _FLAT] = None, as_json: Json = False) -> None:
+def report(
+    folder: Folder,
+    *,
+    report: Annotated[Report | None, _FLAT] = None,
+    tables: Annotated[
+        bool, Parameter(negative="", help="Print Tables 1 to 4 as Markdown, the paper's figures beside them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """The page of a run: the paper's tables and figures for it."""
     with _existing(folder) as place:
         from retell import pipeline
 
         recipe = overlay(_stored(place), _changes(report=report))
+        if tables:
+            _show(as_json, pipeline.run_tables(recipe, place), present.tables)
+            return
         summary = pipeline.run_report(recipe, place)
         place.store_recipe(recipe)
         _show(as_json, summary, present.report, place)

@@ -1,35 +1,27 @@
-"""avg@k on benchmarks: k samples of every problem, each graded, with the standard error over problems."""
+"""avg@k on benchmarks: k samples of every problem, each graded and scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retell.engines.base import Engine
-from retell.errors import EngineError
+from retell.engines.base import Engine, room_for
+from retell.errors import DataError, EngineError
+from retell.graders.base import Case
 from retell.graders.pool import GraderPool
+from retell.graders.qwen import QwenGrader
 from retell.journal import Journal
 from retell.meter import Meter
 from retell.problems import Loaded
 from retell.progress import progress
 from retell.prompts import Prompter
 from retell.recipe import Evaluate
-from retell.records import Attempt, Problem, Sampling
+from retell.records import Problem, Prompt, Sampling
 from retell.rollout import Ask, Plan, Stream, run_plans
 from retell.runfolder import RunFolder
-from retell.stats import standard_error
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One problem of a benchmark with its k attempts."""
-
-    benchmark: str
-    problem: Problem
-    attempts: tuple[Attempt, ...]
+from retell.scores import Answered, average, ballot, score
 
 
 def evaluate(
@@ -47,71 +39,94 @@ def evaluate(
     """Evaluates one model; writes eval/NAME.parquet (every response) and eval/NAME.json, and returns the latter.
 
     All k samples are drawn, whatever their verdicts.
+
+    Raises:
+        DataError: a prompt fills the model's context.
+        EngineError: the engine gave no response at all on a benchmark.
     """
-
-    def plan(benchmark: str, problem: Problem) -> Plan[Answered]:
-        prompt = prompter.solve(problem.problem)
-        sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
-        attempts = yield Ask(problem, benchmark, prompt, sampling, range(settings.k))
-        return Answered(benchmark, problem, tuple(attempts))
-
     todo = [(benchmark, problem) for benchmark, loaded in benchmarks.items() for problem in loaded.problems]
+    prompts = {problem.problem: prompter.solve(problem.problem) for _, problem in todo}
+    room = {text: room_for(prompt, settings.max_tokens, engine.context) for text, prompt in prompts.items()}
+    _check_room(name, todo, room, engine.context)
     answered: dict[tuple[str, str], Answered] = {}
+    plans = (_plan(*item, prompts, settings) for item in todo)
     with progress(f"evaluating {name}", len(todo), meter.figures, meter.seconds_left) as tick:
-        for one in run_plans((plan(*item) for item in todo), engine, graders, journal, stream, meter):
+        for one in run_plans(plans, engine, graders, journal, stream, meter):
             answered[one.benchmark, one.problem.id] = one
             tick(len(answered))
-    ordered = [answered[benchmark, problem.id] for benchmark, problem in todo]
-    by_benchmark = {benchmark: [one for one in ordered if one.benchmark == benchmark] for benchmark in benchmarks}
+    by_benchmark = {
+        benchmark: [answered[benchmark, problem.id] for problem in loaded.problems]
+        for benchmark, loaded in benchmarks.items()
+    }
     for benchmark, problems in by_benchmark.items():
-        if not any(attempt.drawn for one in problems for attempt in one.attempts):
+        if not any(one.drawn for one in problems):
             why = problems[0].attempts[0].verdict.reason
             raise EngineError(f"{name} has no response on {benchmark}: {why}; mend the cause and start again")
-    scores = {benchmark: score(problems) for benchmark, problems in by_benchmark.items()}
+    rounded = settings.grader == QwenGrader.spec
+    scores = {
+        benchmark: score(problems, _won(problems, graders), rounded=rounded)
+        | {"shortened": sum(room[one.problem.problem] < settings.max_tokens for one in problems)}
+        for benchmark, problems in by_benchmark.items()
+    }
     summary = {
         "model": name,
         "k": settings.k,
         "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_tokens": settings.max_tokens,
+        "context": engine.context,
         "grader": graders.name,
+        "rounded": rounded,
         "benchmarks": scores,
         "rejected": {benchmark: len(loaded.rejected) for benchmark, loaded in benchmarks.items()},
         "failed": meter.failed,
         "faults": dict(engine.faults),
         **average(scores),
     }
-    _write_responses(folder, name, ordered)
+    _write_responses(folder, name, [one for problems in by_benchmark.values() for one in problems])
     folder.write_json(f"eval/{name}.json", summary)
     return summary
 
 
-def score(problems: Sequence[Answered]) -> dict[str, Any]:
-    """avg@k, its standard error over problems, and pass@k in percent; undecided responses score 0.
+def _plan(benchmark: str, problem: Problem, prompts: Mapping[str, Prompt], settings: Evaluate) -> Plan[Answered]:
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
+    attempts = yield Ask(problem, benchmark, prompts[problem.problem], sampling, range(settings.k))
+    return Answered(benchmark, problem, tuple(attempts))
 
-    ``undecided`` and ``truncated`` are percentages of the responses; avg_at_k + undecided bounds avg@k from above. What
-    the engine failed on is no response: it is left out, and ``failed`` counts it.
+
+def _check_room(name: str, todo: Sequence[tuple[str, Problem]], room: Mapping[str, int], context: int | None) -> None:
+    """Raises:
+    DataError: the context has no room for an answer to some problem.
     """
-    drawn = [[attempt for attempt in one.attempts if attempt.drawn] for one in problems]
-    attempts = [attempt for ones in drawn for attempt in ones]
-    means = [100 * fmean(attempt.correct for attempt in ones) for ones in drawn if ones]
-    return {
-        "avg_at_k": fmean(means),
-        "stderr": standard_error(means),
-        "pass_at_k": 100 * fmean(mean > 0 for mean in means),
-        "n": len(means),
-        "failed": sum(len(one.attempts) for one in problems) - len(attempts),
-        "undecided": 100 * fmean(attempt.verdict.outcome == "undecided" for attempt in attempts),
-        "truncated": 100 * fmean(attempt.sample.completion.stop == "length" for attempt in attempts),
-    }
+    full = [(benchmark, problem.id) for benchmark, problem in todo if room[problem.problem] < 1]
+    if full:
+        benchmark, id = full[0]
+        raise DataError(
+            f"{benchmark}: the prompt of problem {id} fills the context of {name}, {context:,} tokens, and leaves no "
+            f"room for an answer ({len(full)} such problems): take a model with a longer context"
+        )
 
 
-def average(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The unweighted mean of the benchmarks, and its standard error, benchmarks being independent samples."""
-    errors = [one["stderr"] for one in scores.values()]
-    known = all(error is not None for error in errors)
-    return {
-        "average": fmean(one["avg_at_k"] for one in scores.values()),
-        "average_stderr": sum(error**2 for error in errors) ** 0.5 / len(errors) if known else None,
-    }
+def _won(answered: Sequence[Answered], graders: GraderPool) -> list[float]:
+    """The chance of each problem's majority vote, wrong answers being compared with one another where it matters."""
+    ballots = [ballot(one) for one in answered]
+    pairs: dict[str, tuple[int, str, str]] = {}
+    for number, (one, votes) in enumerate(zip(answered, ballots, strict=True)):
+        for mine, theirs in combinations(votes.wrong, 2) if votes.open else ():
+            ticket = str(len(pairs))
+            pairs[ticket] = number, mine, theirs
+            response = votes.wrong[mine][0].sample.completion.text
+            graders.submit(ticket, Case(one.problem.problem, response, theirs, one.benchmark))
+    classes = [{text: frozenset([text]) for text in votes.wrong} for votes in ballots]
+    while graders.pending:
+        for ticket, verdict in graders.collect(wait=True):
+            if verdict.outcome == "correct":
+                number, mine, theirs = pairs[ticket]
+                merged = classes[number][mine] | classes[number][theirs]
+                classes[number].update(dict.fromkeys(merged, merged))
+    return [
+        votes.won([list(texts) for texts in set(found.values())]) for votes, found in zip(ballots, classes, strict=True)
+    ]
 
 
 def _write_responses(folder: RunFolder, name: str, answered: Sequence[Answered]) -> None:

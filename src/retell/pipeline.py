@@ -13,12 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
+from retell.contamination import check_contamination
 from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
@@ -30,19 +31,19 @@ from retell.graders.pool import GraderPool
 from retell.graders.qwen import QwenGrader
 from retell.hashing import digest, file_digest
 from retell.journal import Journal
-from retell.ladder import Ladder
+from retell.ladder import Ladder, reject
 from retell.leaks import RULES as LEAK_RULES
 from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
 from retell.policy import default_device, fingerprint, load_model, resolve_policy
 from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
-from retell.processes import world
-from retell.prompts import Prompter
+from retell.processes import launch, launches, world
+from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
 from retell.records import Problem, Rung, Sample, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
-from retell.report import write_report
+from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
@@ -63,7 +64,8 @@ class LocalPolicy:
 def run(recipe: Recipe, folder: RunFolder) -> Summary:
     """Every stage in order; what can be checked is checked before the first."""
     runs = check(recipe)
-    summary: Summary = {"rewrite": run_rewrite(recipe, folder), "gap": run_gap(recipe, folder), "train": {}}
+    own = load_benchmarks(recipe.evaluate) if recipe.evaluate.benchmark else {}
+    summary: Summary = {"rewrite": run_rewrite(recipe, folder, own), "gap": run_gap(recipe, folder), "train": {}}
     for training in runs:
         summary["train"][training.name] = run_train(recipe, folder, training)
     if recipe.evaluate.benchmark:
@@ -104,6 +106,7 @@ def check(recipe: Recipe) -> list[Run]:
         )
     if recipe.evaluate.benchmark:
         load_benchmarks(recipe.evaluate)
+        Prompter(_asked(recipe.policy, recipe.evaluate), None)
         check_engine(recipe.evaluate)
         if runs and recipe.evaluate.engine == "server":
             raise RecipeError(
@@ -116,21 +119,28 @@ def check(recipe: Recipe) -> list[Run]:
     return runs
 
 
-def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
-    """Builds the rewritten dataset: rewritten.parquet, rejected.jsonl, rewrite.json."""
+def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Loaded] | None = None) -> Summary:
+    """Builds the rewritten dataset: rewritten.parquet, rejected.jsonl, rewrite.json.
+
+    ``benchmarks`` are looked for among the problems, beside those that the recipe names for that.
+    """
     settings = recipe.rewrite
     grader = _choosing(settings)
+    against = dict(benchmarks or {})
+    if recipe.data.against:
+        against |= load_benchmarks(Evaluate(benchmark=recipe.data.against, data_dir=recipe.data.data_dir))
     read = load_problems(recipe.data)
     policy, drawn_by = _drawing(recipe.policy, settings)
     tokenizer = policy.tokenizer if policy else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
     check_engine(settings, read.problems)
+    assert prompter.guided_template
     identity = {
         "policy": drawn_by,
         "data": read.digest,
-        "system message": recipe.policy.system,
-        "prompt template": prompter.solve_template,
-        "guided template": prompter.guided_template,
+        "system message": prompter.system,
+        "prompt template": prompter.solve_template.user,
+        "guided template": prompter.guided_template.text,
         **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
         "served model": settings.engine_args.get("served_model"),
         **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
@@ -138,6 +148,8 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
     for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
         if needed is not None:
             folder.spare(needed)
+    folder.check("rewrite", identity)
+    read = _uncontaminated(read, against, recipe, folder)
     chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
     chosen["max_length"] = recipe.data.max_length
     rejects = [asdict(reject) for reject in read.rejected]
@@ -155,7 +167,6 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
         return summary
 
     outputs = ["rewrite.json", "rewritten.parquet", "rejected.jsonl"]
-    folder.check("rewrite", identity)
     if folder.is_fresh("rewrite", inputs):
         folder.store_recipe(recipe)
         return _stage(folder, "rewrite", inputs, outputs, dict)
@@ -165,6 +176,31 @@ def run_rewrite(recipe: Recipe, folder: RunFolder) -> Summary:
         folder.claim("rewrite", identity)
         folder.store_recipe(recipe)
         return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
+
+
+def _uncontaminated(read: Loaded, benchmarks: Mapping[str, Loaded], recipe: Recipe, folder: RunFolder) -> Loaded:
+    """Looks for the benchmarks' problems among those read, and drops them if the recipe says so."""
+    if not benchmarks:
+        if recipe.data.overlap == "drop":
+            raise RecipeError("data.overlap = 'drop' needs benchmarks to look for: name them with data.against")
+        return read
+    found = check_contamination(read.problems, benchmarks, folder)
+    if recipe.data.overlap == "report" or not found:
+        return read
+    kept = tuple(problem for problem in read.problems if problem.id not in found)
+    if not kept:
+        raise DataError(f"every problem of {recipe.data.path} is one of a benchmark: nothing is left to train on")
+    dropped = [
+        reject(
+            problem,
+            "contaminated",
+            "; ".join(f"{o.share:.0%} of {o.benchmark} {o.benchmark_id}" for o in found[problem.id]),
+        )
+        for problem in read.problems
+        if problem.id in found
+    ]
+    # The same data: what was drawn for the others stays theirs.
+    return replace(read, problems=kept, rejected=(*read.rejected, *dropped))
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -205,11 +241,11 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     policy = _own_policy(recipe, folder) if named or online else open_policy(recipe.policy)
     prompter = Prompter(recipe.policy, policy.tokenizer, recipe.rewrite.guided_template)
     # What decides how a training runs and not what it comes to may change between a kill and the next start.
-    passing = {"runs", "micro_batch_tokens", "gradient_checkpointing", "save_every", "report_to"}
+    passing = {"runs", "micro_batch_tokens", "gradient_checkpointing", "save_every", "report_to", "launch"}
     settings = recipe.train.model_dump(exclude=passing)
     settings |= {"save_every": recipe.train.save_every if recipe.train.keep == "best" else None}
     settings |= {"rounds": recipe.train.rounds if online else None}
-    prompt = None if named else [recipe.policy.system, prompter.solve_template]
+    prompt = None if named else [prompter.system, prompter.solve_template.user]
     rewriting = None
     if online:
         data = load_problems(recipe.data).digest
@@ -259,11 +295,17 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
         folder.write_json(f"{checkpoint}.json", summary)
         return summary
 
-    try:
-        return _stage(folder, f"train/{training.name}", inputs, [f"{checkpoint}.json", checkpoint], work)
-    finally:
-        # The Trainer leaves the model in a reference cycle; the next one needs its memory.
-        gc.collect()
+    makes = (lambda: _launched(recipe, folder, training)) if launches(recipe.train.launch) else work
+    return _stage(folder, f"train/{training.name}", inputs, [f"{checkpoint}.json", checkpoint], makes)
+
+
+def _launched(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
+    """The same training by several processes of its own, which find everything in the folder."""
+    folder.store_recipe(recipe)
+    command = ["train", str(folder.path), "--loss", training.loss, "--data", training.mix]
+    with folder.lent():
+        launch(located(recipe.train.launch or ""), command)
+    return folder.read_json(f"checkpoints/{training.name}.json") or {}
 
 
 def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) -> Summary:
@@ -273,11 +315,11 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     benchmarks = load_benchmarks(settings)
     check_engine(settings)
     policy, drawn_by = _drawing(model, settings)
-    prompter = Prompter(model, policy.tokenizer if policy else None)
+    prompter = Prompter(_asked(model, settings), policy.tokenizer if policy else None)
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
     what |= {name: settings.engine_args.get(name, "auto") for name in (*PRECISION, "served_model")}
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
-    inputs = [drawn_by, digests, what, model.system, prompter.solve_template, grader.name]
+    inputs = [drawn_by, digests, what, prompter.system, prompter.solve_template.user, grader.name]
 
     def work() -> Summary:
         meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
@@ -293,12 +335,46 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     return _stage(folder, f"evaluate/{name}", inputs, outputs, work)
 
 
+def look_for_benchmarks(recipe: Recipe, folder: RunFolder) -> None:
+    """Says which problems of the recipe's benchmarks are among those that the folder's runs are trained on, if any."""
+    if (folder.path / "rewritten.parquet").is_file():
+        check_contamination(_trained_on(folder), load_benchmarks(recipe.evaluate), folder)
+
+
+def _trained_on(folder: RunFolder) -> Iterator[Problem]:
+    """The problems of the rewritten rows, read in parts."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(folder.path / "rewritten.parquet")
+    for batch in table.iter_batches(columns=["id", "problem"]):
+        for row in batch.to_pylist():
+            yield Problem(row["id"], row["problem"], "", "", "")
+
+
+def _asked(model: Policy, settings: Evaluate) -> Policy:
+    """The model as it is addressed in evaluation: as in training, or with a template for it alone."""
+    if settings.template is None:
+        return model
+    own = load_template(settings.template, needs=("problem",)).system is not None
+    return model.model_copy(update={"template": settings.template, "system": None if own else model.system})
+
+
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
     """The page of whatever the folder holds: report.md and figures."""
-    if not any((folder.path / name).exists() for name in ("rewrite.json", "gap.json", "eval")):
-        raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
+    _check_reportable(folder)
     write_report(recipe, folder)
     return {"path": str(folder.path / "report.md")}
+
+
+def run_tables(recipe: Recipe, folder: RunFolder) -> Summary:
+    """Tables 1 to 4 of whatever the folder holds, as Markdown; nothing is written."""
+    _check_reportable(folder)
+    return {"tables": tables(recipe, folder)}
+
+
+def _check_reportable(folder: RunFolder) -> None:
+    if not any((folder.path / name).exists() for name in ("rewrite.json", "gap.json", "eval")):
+        raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
 
 
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
@@ -382,7 +458,8 @@ def _how_rewritten(recipe: Recipe, prompter: Prompter) -> object:
     names = ("k", "exhaustive", "temperature", "top_p", "max_tokens", "seed", "max_copied")
     chosen = {name: getattr(settings, name) for name in names}
     precision = {name: settings.engine_args.get(name, "auto") for name in PRECISION}
-    return [chosen, precision, prompter.guided_template, _choosing(settings).name, LEAK_RULES]
+    assert prompter.guided_template
+    return [chosen, precision, prompter.guided_template.text, _choosing(settings).name, LEAK_RULES]
 
 
 def open_policy(policy: Policy) -> LocalPolicy:
@@ -423,7 +500,10 @@ def _stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], wor
     before = [_digest_of(folder.path / output) for output in outputs[1:]] if again else None
     if not again:
         folder.begin(name)
-    summary = work()
+    try:
+        summary = work()
+    finally:
+        _free_memory()
     if again and [_digest_of(folder.path / output) for output in outputs[1:]] != before:
         folder.begin(name)
     failed = summary.get("failed")
@@ -433,6 +513,14 @@ def _stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], wor
         )
     folder.finished(name, _but_for_failures(inputs) if failed else inputs, outputs)
     return summary
+
+
+def _free_memory() -> None:
+    """Gives back what a stage's model held, for the next stage or another process may need it."""
+    gc.collect()  # the Trainer leaves its model in a reference cycle
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _but_for_failures(inputs: object) -> object:

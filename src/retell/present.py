@@ -72,12 +72,29 @@ def train(summary: Summary, folder: RunFolder) -> None:
 def evaluation(summary: Summary, folder: RunFolder) -> None:
     """avg@k and pass@k by benchmark."""
     rows = [
-        [name, str(one["n"]), plus_minus(one["avg_at_k"], one["stderr"]), f"{one['pass_at_k']:.1f}"]
+        [
+            name,
+            str(one["n"]),
+            plus_minus(one["avg_at_k"], one["stderr"]),
+            f"{one['pass_at_k']:.1f}",
+            f"{one['majority_at_k']:.1f}",
+            "–" if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
+            f"{one['truncated']:.1f}",
+        ]
         for name, one in summary["benchmarks"].items()
     ]
-    rows.append(["average", "", plus_minus(summary["average"], summary["average_stderr"]), ""])
-    _table([summary["model"], "problems", f"avg@{summary['k']}, %", f"pass@{summary['k']}, %"], rows)
+    rows.append(["average", "", plus_minus(summary["average"], summary["average_stderr"]), "", "", "", ""])
+    k = summary["k"]
+    shown = [f"avg@{k}, %", f"pass@{k}, %", f"majority@{k}, %", "tokens", "cut off, %"]
+    _table([summary["model"], "problems", *shown], rows)
+    if summary["rounded"]:
+        print("each run's accuracy is rounded to one decimal, and the runs averaged, as in the paper")
     for name, one in summary["benchmarks"].items():
+        if one["shortened"]:
+            print(
+                f"{name}: {one['shortened']} problems have less room than {summary['max_tokens']:,} tokens in the "
+                f"context of {summary['context']:,}"
+            )
         if one["failed"]:
             print(
                 f"{name}: the engine failed on {one['failed']} responses, which are left out; start again to draw them"
@@ -85,6 +102,11 @@ def evaluation(summary: Summary, folder: RunFolder) -> None:
         if one["undecided"]:
             print(f"{name}: {one['undecided']:.1f} % undecided, which score 0")
     print(folder.path / "eval" / f"{summary['model']}.json")
+
+
+def tables(summary: Summary) -> None:
+    """Markdown, as it is."""
+    print(summary["tables"])
 
 
 def graded(summary: Summary) -> None:

@@ -5,14 +5,19 @@ writes and speaks.
 """
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from retell.errors import MissingExtraError
+from retell.errors import MissingExtraError, TrainingError
 
 _T = TypeVar("_T")
+_LAUNCHED = "RETELL_LAUNCHED"
+"""Set in the environment of the processes that `launch` starts."""
 _PATIENCE = timedelta(hours=1)
 """How long a process waits for another, such as for the lead while it saves a model."""
 
@@ -51,6 +56,27 @@ def joined() -> Iterator[None]:
     yield
     wait()
     torch.distributed.destroy_process_group()
+
+
+def launches(configuration: str | None) -> bool:
+    """Whether this process, being the only one, is to start those that train."""
+    return configuration is not None and world() == 1 and _LAUNCHED not in os.environ
+
+
+def launch(configuration: str, command: Sequence[str]) -> None:
+    """Runs a command of retell in the processes that an accelerate configuration names; what it prints goes to stderr.
+
+    Raises:
+        TrainingError: it failed; it has said why.
+        KeyboardInterrupt: it was interrupted.
+    """
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+    start = [*accelerate, "-m", "retell", *command]
+    done = subprocess.run(start, env={**os.environ, _LAUNCHED: "1"}, stdout=sys.stderr, check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise TrainingError(f"`{shlex.join(start)}` failed (exit status {done.returncode}): see above")
 
 
 def wait() -> None:

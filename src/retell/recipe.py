@@ -73,7 +73,7 @@ class Policy(Section):
     system: str | None = None
     """System message of every prompt; none by default (the chat template may add its own)."""
     template: Source = "plain"
-    """Prompt template with {problem}: `plain` (the raw question), `boxed`, or a file."""
+    """Prompt template with {problem}: `plain` (the raw question), `boxed`, `qwen-boxed`, or a file."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
 
@@ -85,6 +85,10 @@ class Data(Section):
     """.jsonl or .parquet file, a folder of them, or a Hugging Face dataset id."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
+    config: str | None = None
+    """Configuration (subset) of a Hugging Face dataset that has several."""
+    data_dir: Source | None = None
+    """Folder with copies of hub datasets, DATA_DIR/owner/name: what is there is not asked of the hub."""
     problem_field: str = "problem"
     """Column of the problem."""
     solution_field: str = "solution"
@@ -95,6 +99,14 @@ class Data(Section):
     """Column of chat rows, read where a row has no problem of its own."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use the first so many rows only."""
+    sample: Annotated[int, Field(ge=1)] | None = None
+    """Use so many rows only, chosen at random; those that cannot be used are among them."""
+    seed: Seed = 0
+    """Seed of that choice."""
+    against: tuple[Source, ...] = ()
+    """Benchmarks to look for among the problems, by name or file; a whole run looks for its own ones too."""
+    overlap: Literal["report", "drop"] = "report"
+    """What becomes of a problem that equals one of theirs or holds half of it: `report` it, or `drop` it."""
     max_length: Annotated[int, Field(ge=2)] = 2048
     """Longest training row in tokens, prompt and response; longer ones are rejected, never cut."""
 
@@ -177,6 +189,8 @@ class Train(Section):
 
     runs: tuple[str, ...] = ("sft", "dft", "dr-sft", "dr-dft")
     """Which runs `retell run` trains: sft dft dr-sft dr-dft self-dft guided-dft, or LOSS:MIX (psft:rewritten)."""
+    launch: Source | None = None
+    """An accelerate configuration, such as recipes/fsdp2.yaml: each training is started in the processes it names."""
     rounds: Annotated[int, Field(ge=1)] | None = None
     """Of runs on the mix `online`: parts of the data, each rewritten by the policy of then before it is trained on."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
@@ -238,7 +252,11 @@ class Evaluate(Sampler):
     engine: Literal["transformers", "vllm", "server"] = "transformers"
     """What draws the samples: `transformers`, `vllm` or `server`."""
     benchmark: tuple[Source, ...] = ()
-    """Benchmark files (.jsonl or .parquet with problem and answer)."""
+    """By name (math500 minerva_math olympiadbench aime24 amc23 aime25 gsm8k), or a file, folder or hub dataset."""
+    data_dir: Source | None = None
+    """Folder with copies of named benchmarks, DATA_DIR/NAME.jsonl, or of hub datasets, DATA_DIR/owner/name."""
+    template: Source | None = None
+    """Prompt template: `qwen-boxed` (the paper's), `boxed`, `plain` or a file; by default the policy's own."""
     k: Annotated[int, Field(ge=1)] = 16
     """Samples per problem."""
     limit: Annotated[int, Field(ge=1)] | None = None

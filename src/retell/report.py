@@ -3,38 +3,33 @@
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retell.accuracy import (
+    NO_ERRORS,
+    ORIENTATION,
+    TITLES,
+    ablation_table,
+    accuracy_table,
+    beside_paper,
+    compare,
+    comparisons,
+    markdown_table,
+    title,
+)
+from retell.paper import PUBLISHED, Published, published_for
 from retell.plots import logprob_histograms, loss_curves
 from retell.recipe import Recipe
 from retell.runfolder import RunFolder
-from retell.stats import plus_minus, standard_error
+from retell.stats import standard_error
 
-_TITLES = {
-    "base": "base",
-    "sft": "SFT",
-    "dft": "DFT",
-    "dr-sft": "DR + SFT",
-    "dr-dft": "DR + DFT",
-    "self-dft": "self only + DFT",
-    "guided-dft": "guided only + DFT",
-}
-_ABLATION = {"dft": "none", "self-dft": "self only", "guided-dft": "guided only", "dr-dft": "full"}
-_ORDERINGS = (
-    ("dft", "sft"),
-    ("dr-sft", "sft"),
-    ("dr-dft", "dft"),
-    ("dr-dft", "dr-sft"),
-    ("dft", "dr-sft"),
-    ("dr-dft", "self-dft"),
-    ("dr-dft", "guided-dft"),
-)
-"""What the averages of the paper's Table 2 (both of its models) and Table 4 (one) say."""
 _RUNGS = ("self", "guided", "expert")
 _COLUMN = 58
 
@@ -42,35 +37,45 @@ _COLUMN = 58
 def write_report(recipe: Recipe, folder: RunFolder) -> str:
     """Writes report.md and its figures from whatever stages the folder holds; returns the page's text."""
     evals = _evaluations(folder)
+    table_1, table_2, table_3, table_4 = _tables(recipe, folder, evals)
     parts = [
         f"# {recipe.report.title}",
         _what_was_run(recipe, folder),
-        _section("Table 1: where the training responses come from", _rung_table(folder)),
-        _section("Table 2: accuracy", _accuracy_table(evals)),
-        _section("What holds in this run", _orderings(evals, folder)),
-        _section("Table 3: log-probs under the policy before training", _logprob_table(folder)),
-        _section("Table 4: which rung does it", _ablation_table(evals)),
+        table_1,
+        table_2,
+        _section("What holds in this run", comparisons(compare(folder, list(evals)))),
+        table_3,
+        table_4,
         _section("Figure 3: log-probs by rung", _figure_3(folder)),
         _section("Figure 4: training curves", _figure_4(folder)),
         _section("Examples", _examples(folder)),
     ]
-    page = "\n\n".join(part for part in parts if part) + "\n"
+    page = _joined(parts) + "\n"
     folder.write_text("report.md", page)
     return page
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others numbers."""
-    align = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *rows))
+def tables(recipe: Recipe, folder: RunFolder) -> str:
+    """Tables 1 to 4 of the run as Markdown, the paper's beside them; empty where the folder has nothing for any."""
+    return _joined(_tables(recipe, folder, _evaluations(folder)))
 
 
-def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}" if body else ""
+def _tables(recipe: Recipe, folder: RunFolder, evals: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str, str]:
+    published = published_for(recipe.policy.model)
+    return (
+        _section("Table 1: where the training responses come from", _rung_table(folder, published)),
+        _section("Table 2: accuracy", accuracy_table(evals, published)),
+        _section("Table 3: log-probs under the policy before training", _logprob_table(folder, published)),
+        _section("Table 4: which rung does it", ablation_table(evals, published)),
+    )
 
 
-def _title(name: str) -> str:
-    return _TITLES.get(name, name)
+def _section(heading: str, body: str) -> str:
+    return f"## {heading}\n\n{body}" if body else ""
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _evaluations(folder: RunFolder) -> dict[str, dict[str, Any]]:
@@ -80,6 +85,11 @@ def _evaluations(folder: RunFolder) -> dict[str, dict[str, Any]]:
 def _made(folder: RunFolder, stage: str) -> list[str]:
     """Names of the checkpoints or evaluations that are up to date, in the paper's order."""
     return sorted((name.removeprefix(stage) for name in folder.stages() if name.startswith(stage)), key=_order)
+
+
+def _order(name: str) -> tuple[int, str]:
+    names = list(TITLES)
+    return (names.index(name) if name in names else len(names), name)
 
 
 def _what_was_run(recipe: Recipe, folder: RunFolder) -> str:
@@ -95,15 +105,26 @@ def _what_was_run(recipe: Recipe, folder: RunFolder) -> str:
         )
         if summary["rejected"]:
             lines.append("Rejected rows: " + ", ".join(f"{n} {why}" for why, n in summary["rejected"].items()) + ".")
+    looked = (folder.read_json("contamination.json") or {}).get("benchmarks", {})
+    if looked:
+        found = [
+            f"{name} {one['known']} of {one['problems']} ({one['equal']} equal)"
+            for name, one in looked.items()
+            if one["known"]
+        ]
+        lines.append(
+            f"Benchmark problems that overlap training problems: {', '.join(found) or 'none'}; looked for in "
+            f"{', '.join(looked)}."
+        )
     stale = _out_of_date(folder)
     if stale:
         lines.append(f"Left out, since what they rest on has been replaced: {', '.join(stale)}.")
     facts = ("loss", "mix", "rows", "learning_rate", "batch_size", "updates", "seed")
     made = {name: folder.read_json(f"checkpoints/{name}.json") or {} for name in _made(folder, "train/")}
     if made:
-        titles = ["training run", "loss", "data", "rows", "learning rate", "rows an update", "updates", "seed"]
-        rows = [[_title(name), *(f"{one[fact]}" for fact in facts)] for name, one in made.items()]
-        lines.append(markdown_table(titles, rows))
+        header = ["training run", "loss", "data", "rows", "learning rate", "rows an update", "updates", "seed"]
+        rows = [[title(name), *(f"{one[fact]}" for fact in facts)] for name, one in made.items()]
+        lines.append(markdown_table(header, rows))
     return "\n\n".join(lines)
 
 
@@ -116,90 +137,33 @@ def _out_of_date(folder: RunFolder) -> list[str]:
     return sorted(stage for stage, file in files.items() if stage not in made and (folder.path / file).is_file())
 
 
-def _rung_table(folder: RunFolder) -> str:
+def _rung_table(folder: RunFolder, published: Published | None) -> str:
     summary = folder.read_json("rewrite.json") if "rewrite" in folder.stages() else None
     if not summary:
         return ""
-    total = summary["problems"]
-    counts = [f"{summary['rungs'][rung]} ({summary['rungs'][rung] / total:.1%})" for rung in _RUNGS]
-    return markdown_table(["", *_RUNGS, "total"], [["rows", *counts, str(total)]])
-
-
-def _accuracy_table(evals: Mapping[str, Mapping[str, Any]]) -> str:
-    if not evals:
-        return ""
-    benchmarks = list(dict.fromkeys(b for e in evals.values() for b in e["benchmarks"]))
-    rows = []
-    for name, e in evals.items():
-        cells = [_score(e["benchmarks"].get(b)) for b in benchmarks]
-        rows.append([_title(name), *cells, plus_minus(e["average"], e["average_stderr"])])
-    any_eval = next(iter(evals.values()))
-    sizes = ", ".join(f"{b} {one['n']}" for b, one in any_eval["benchmarks"].items())
+    counts, total = summary["rungs"], summary["problems"]
+    own = markdown_table(["", *_RUNGS, "total"], [["rows", *_counts_and_shares(counts, total), f"{total:,}"]])
+    if not published:
+        rows = [[f"paper, {p.policy}", *_counts_and_shares(p.rows, p.total), f"{p.total:,}"] for p in PUBLISHED]
+        return _joined([own, markdown_table(["", *_RUNGS, "total"], rows), ORIENTATION])
+    shares = {rung: counts[rung] / total for rung in _RUNGS}
+    figures = [
+        (rung, 100 * share, 100 * (share * (1 - share) / total) ** 0.5, 100 * published.rows[rung] / published.total)
+        for rung, share in shares.items()
+    ]
     note = (
-        f"avg@{any_eval['k']} in percent at temperature {any_eval['temperature']:g}, ± standard error over problems "
-        f"(problems: {sizes}). Grader: {any_eval['grader']}."
+        f"Paper: {published.policy}, {published.total:,} rows of NuminaMath-CoT ("
+        + ", ".join(f"{published.rows[rung]:,} {rung}" for rung in _RUNGS)
+        + f"); it does not say how many samples a rung had. {NO_ERRORS}"
     )
-    left_out = ", ".join(f"{b} {n}" for b, n in any_eval["rejected"].items() if n)
-    if left_out:
-        note += f" Rows of the benchmarks that could not be used: {left_out}."
-    undecided = max(one["undecided"] for e in evals.values() for one in e["benchmarks"].values())
-    if undecided:
-        note += f" At most {undecided:.2f} % of a benchmark's responses are undecided and score 0."
-    return markdown_table(["", *benchmarks, "average"], rows) + "\n\n" + note
+    return _joined([own, beside_paper("share of the rows, %", figures), note])
 
 
-def _score(one: Mapping[str, Any] | None) -> str:
-    return plus_minus(one["avg_at_k"], one["stderr"]) if one else "–"
+def _counts_and_shares(counts: Mapping[str, int], total: int) -> list[str]:
+    return [f"{counts[rung]:,} ({counts[rung] / total:.1%})" for rung in _RUNGS]
 
 
-def _orderings(evals: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> str:
-    lines = []
-    for better, worse in _ORDERINGS:
-        if better in evals and worse in evals:
-            difference, error = _paired_difference(folder, better, worse)
-            lines.append(f"- {_title(better)} > {_title(worse)}: {_in_words(difference, error)}.")
-    if not lines:
-        return ""
-    note = (
-        "These are the orderings of the averages in the paper's Tables 2 and 4. Differences are in points of the "
-        "average, paired by problem, ± their standard error over problems. It is one training seed each: the "
-        "variance between seeds is left out."
-    )
-    return "\n".join(lines) + "\n\n" + note
-
-
-def _in_words(difference: float, error: float | None) -> str:
-    figure = f"{difference:+.1f}" + (f" ± {error:.1f}" if error is not None else "")
-    if error is not None and abs(difference) < 2 * error:
-        return f"undecided, within the noise ({figure})"
-    return f"{'holds' if difference > 0 else 'does not hold'} ({figure})"
-
-
-def _paired_difference(folder: RunFolder, one: str, other: str) -> tuple[float, float | None]:
-    """Mean over benchmarks of the difference in accuracy, and its standard error over problems."""
-    mine, theirs = _problem_means(folder, one), _problem_means(folder, other)
-    means, errors = [], []
-    for benchmark in mine:
-        shared = mine[benchmark].keys() & theirs.get(benchmark, {}).keys()
-        if shared:
-            differences = [mine[benchmark][i] - theirs[benchmark][i] for i in sorted(shared)]
-            means.append(fmean(differences))
-            errors.append(standard_error(differences))
-    known = [error for error in errors if error is not None]
-    error = sum(e * e for e in known) ** 0.5 / len(known) if known and len(known) == len(errors) else None
-    return (fmean(means) if means else 0.0), error
-
-
-def _problem_means(folder: RunFolder, name: str) -> dict[str, dict[str, float]]:
-    table = pq.read_table(folder.path / "eval" / f"{name}.parquet", columns=["benchmark", "id", "verdict", "stop"])
-    scores: dict[str, dict[str, list[float]]] = {}
-    for row in table.to_pylist():
-        correct = row["verdict"] == "correct" and row["stop"] == "stop"
-        scores.setdefault(row["benchmark"], {}).setdefault(row["id"], []).append(100.0 * correct)
-    return {benchmark: {i: fmean(values) for i, values in rows.items()} for benchmark, rows in scores.items()}
-
-
-def _logprob_table(folder: RunFolder) -> str:
+def _logprob_table(folder: RunFolder, published: Published | None) -> str:
     gap = folder.read_json("gap.json") if "gap" in folder.stages() else None
     if not gap:
         return ""
@@ -220,30 +184,52 @@ def _logprob_table(folder: RunFolder) -> str:
         "Expert → rewritten, means over rows. The summed log-prob, which the paper's Table 3 shows, falls with length; "
         "the mean over tokens does not. Weights are DFT's (denominator 1)."
     )
-    return markdown_table(["rung", "rows", *columns], rows) + "\n\n" + note
+    papers = _logprobs_beside(folder, published) if published else [_paper_table_3(), ORIENTATION]
+    return _joined([markdown_table(["rung", "rows", *columns], rows), note, *papers])
 
 
-def _ablation_table(evals: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [
-        [label, plus_minus(evals[name]["average"], evals[name]["average_stderr"])]
-        for name, label in _ABLATION.items()
-        if name in evals
-    ]
-    return markdown_table(["rewriting, on DFT", "average"], rows) if len(rows) > 1 else ""
+def _logprobs_beside(folder: RunFolder, published: Published) -> list[str]:
+    figures = []
+    for rung, ours in _summed_logprobs(folder).items():
+        for whose, sums, theirs in zip(("expert's text", "rewritten"), ours, published.logprobs[rung], strict=True):
+            if theirs is not None:
+                figures.append((f"{rung}: {whose}", fmean(sums), standard_error(sums), theirs))
+    note = (
+        f"Paper: {published.policy}; its released script scores without a chat template and without the end token, "
+        f"which are both in the figures of this run. {NO_ERRORS}"
+    )
+    return [beside_paper("summed log-prob", figures), note]
+
+
+def _paper_table_3() -> str:
+    rows = []
+    for paper in PUBLISHED:
+        pairs = [paper.logprobs[rung] for rung in _RUNGS]
+        shown = [f"{expert:.2f}" + (f" → {new:.2f}" if new is not None else "") for expert, new in pairs]
+        rows.append([f"paper, {paper.policy}", *shown])
+    return markdown_table(["summed log-prob", *_RUNGS], rows)
+
+
+def _summed_logprobs(folder: RunFolder) -> dict[str, tuple[list[float], list[float]]]:
+    """By rung, the log-probs of the expert's and of the rewritten responses, each summed over its tokens."""
+    table = pq.read_table(folder.path / "gap.parquet")
+    rung_of, sums = np.array(table["rung"].to_pylist()), []
+    for column in ("expert_logprobs", "rewritten_logprobs"):
+        lists = table[column].combine_chunks()
+        sums.append(np.bincount(pc.list_parent_indices(lists), lists.flatten(), len(lists)))
+    expert, rewritten = sums
+    return {
+        rung: (expert[rung_of == rung].tolist(), rewritten[rung_of == rung].tolist())
+        for rung in _RUNGS
+        if rung in rung_of
+    }
 
 
 def _figure_3(folder: RunFolder) -> str:
-    path = folder.path / "gap.parquet"
     if "gap" not in folder.stages():
         return ""
-    table = pq.read_table(path).to_pylist()
-    sums = {}
-    for rung in _RUNGS:
-        rows = [row for row in table if row["rung"] == rung]
-        if rows:
-            sums[rung] = ([sum(r["expert_logprobs"]) for r in rows], [sum(r["rewritten_logprobs"]) for r in rows])
     with folder.replacing("figures/figure-3.png") as target:
-        logprob_histograms(sums, target)
+        logprob_histograms(_summed_logprobs(folder), target)
     return "![Histograms of summed log-probs, expert against rewritten, by rung](figures/figure-3.png)"
 
 
@@ -252,7 +238,7 @@ def _figure_4(folder: RunFolder) -> str:
     for name in _made(folder, "train/"):
         text = (folder.path / "checkpoints" / name / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
-        curves[_title(name)] = [line for line in lines if "loss" in line]
+        curves[title(name)] = [line for line in lines if "loss" in line]
     if not curves:
         return ""
     with folder.replacing("figures/figure-4.png") as target:
@@ -263,11 +249,6 @@ def _figure_4(folder: RunFolder) -> str:
     )
 
 
-def _order(name: str) -> tuple[int, str]:
-    names = list(_TITLES)
-    return (names.index(name) if name in names else len(names), name)
-
-
 def _examples(folder: RunFolder) -> str:
     path = folder.path / "rewritten.parquet"
     if "rewrite" not in folder.stages():
@@ -275,11 +256,11 @@ def _examples(folder: RunFolder) -> str:
     columns = ["id", "rung", "problem", "solution", "response"]
     rows = pq.read_table(path, columns=columns).to_pylist()
     parts = []
-    for rung, title in (("self", "the policy's own solution"), ("guided", "the policy's retelling")):
+    for rung, whose in (("self", "the policy's own solution"), ("guided", "the policy's retelling")):
         row = next((row for row in rows if row["rung"] == rung), None)
         if row:
             text = "\n\n".join(
-                (_wrap(row["problem"]), _side_by_side("the expert", row["solution"], title, row["response"]))
+                (_wrap(row["problem"]), _side_by_side("the expert", row["solution"], whose, row["response"]))
             )
             parts.append(f"Rung `{rung}`, row `{row['id']}`:\n\n{_fenced(text)}")
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from retell.recipe import Recipe, dump_recipe, is_text, load_recipe
 _RECIPE, _MANIFEST, _LOCK = "recipe.resolved.toml", "manifest.json", ".lock"
 _ALWAYS = (
     "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "report.md", "figures/figure-3.png",
-    "figures/figure-4.png", _RECIPE, _MANIFEST,
+    "figures/figure-4.png", "contamination.json", _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
 _FOLDERS = ("checkpoints", "eval", "figures")
@@ -44,6 +44,10 @@ class RunFolder:
             raise RunFolderError(f"the name {str(self.path)!r} is no valid UTF-8: choose another --out")
         if rank() > 0:
             return self
+        self._take_lock()
+        return self
+
+    def _take_lock(self) -> None:
         try:
             self._new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,15 @@ class RunFolder:
                 raise _unusable(self.path, error) from error
             raise RunFolderError(f"another retell is running in {self.path}: wait for it, or choose --out") from None
         self._lock = lock
-        return self
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """While the block runs, a command that this one has started may use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        yield
+        self._take_lock()
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:

@@ -27,7 +27,7 @@ from retell.logprobs import teach
 from retell.methods import Method
 from retell.processes import agreed, rank, wait, world
 from retell.progress import Tick, progress
-from retell.recipe import Train
+from retell.recipe import Train, located
 from retell.records import TrainRow
 from retell.runfolder import RunFolder
 from retell.schedule import Schedule, held_out
@@ -87,6 +87,11 @@ def check_training(settings: Train, method: Method, *, online: bool) -> None:
         raise RecipeError(f"train.epochs = {settings.epochs}, but an online run trains once on each part: set it to 1")
     if online and (settings.rounds or 1) < 2:
         raise RecipeError("an online run needs train.rounds of at least 2; one round is the mix `rewritten`")
+    if settings.launch is not None:
+        if online:
+            raise RecipeError("train.launch starts several processes, and an online run trains in one: leave it out")
+        if not os.path.isfile(located(settings.launch)):
+            raise RecipeError(f"train.launch = {settings.launch!r}: there is no such file; recipes/ has some")
     if _deepspeed_stage() == "3":
         raise RequestError(
             "DeepSpeed ZeRO-3 is not supported, since it takes the head's weight away before the backward pass needs "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from retell.records import Completion, Request
+from retell.records import Completion, Prompt, Request
 
 Take = Callable[[int, bool], list[Request]]
 """``take(room, idle)``: up to ``room`` requests that are due now.
@@ -20,8 +20,12 @@ def room(request: Request, context: int | None) -> int:
 
     An engine cuts its answers by itself: another context must not make another request, which would be drawn anew.
     """
-    most = request.sampling.max_tokens
-    return most if context is None else max(min(most, context - len(request.prompt.ids or ())), 1)
+    return max(room_for(request.prompt, request.sampling.max_tokens, context), 1)
+
+
+def room_for(prompt: Prompt, most: int, context: int | None) -> int:
+    """Tokens of an answer that a context has room for, up to ``most``; 0 or fewer where the prompt fills it."""
+    return most if context is None else min(most, context - len(prompt.ids or ()))
 
 
 Batches = Generator[list[tuple[Request, Completion]], None, None]
