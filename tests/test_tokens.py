@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 import retell
 from retell.errors import DataError, PolicyError
+from retell.prompts import Prompter
+from retell.recipe import Policy
 from retell.tokens import ChatTokenizer
 
 TINY = Path(retell.__file__).parent / "tiny" / "policy"
@@ -122,3 +126,54 @@ def test_a_training_row_always_has_an_end(tmp_path: Path) -> None:
     change("config.json", eos_token_id=None)
     with pytest.raises(PolicyError, match="no end-of-sequence token"):
         ChatTokenizer(folder)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3 = (
+    "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+REQUEST = "1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "prompt"),
+    [
+        (
+            CHATML,
+            "qwen-boxed",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            f"<|im_start|>user\n{REQUEST}<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            LLAMA_3,
+            "boxed",
+            f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{REQUEST}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+    ],
+)
+def test_the_papers_prompts_are_rendered_to_the_letter(tmp_path: Path, template: str, name: str, prompt: str) -> None:
+    tokenizer = with_template(tmp_path / "policy", template)
+    messages = Prompter(Policy(template=name), tokenizer).solve("1 + 1?").messages
+    assert tokenizer.render(messages, prompt=True) == prompt
+
+
+def test_the_begin_token_stands_once_where_the_tokenizer_would_add_it_too(tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(TINY, folder)
+    plain = AutoTokenizer.from_pretrained(folder)
+    begin = plain.convert_ids_to_tokens(plain.all_special_ids[0])
+    plain.bos_token = begin
+    plain.chat_template = "{{ bos_token }}" + plain.chat_template
+    plain._tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, plain.bos_token_id)]
+    )
+    plain.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).encode("a")[0] == plain.bos_token_id
+    ids = ChatTokenizer(folder).prompt_ids([{"role": "user", "content": "Hello"}])
+    assert ids[0] == plain.bos_token_id and plain.bos_token_id not in ids[1:3]
