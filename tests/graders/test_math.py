@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from math_verify.parser import extract_latex
 from scripts import graded
 
 from retell.graders.base import Case
-from retell.graders.math import MathGrader, rational
+from retell.graders.math import MathGrader, _parsed, rational
 from retell.graders.pool import GraderPool
 from retell.records import Verdict
 
@@ -369,3 +370,48 @@ def test_golds_of_other_problems_are_rarely_correct(straight: GraderPool) -> Non
         case for case, verdict in zip(cases, graded(straight, cases), strict=True) if verdict.outcome == "correct"
     ]
     assert len(correct) <= 6, correct
+
+
+def test_what_the_algebra_cannot_read_is_no_number_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """math-verify swallows every error of its reading."""
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    grader = MathGrader()
+    grader.load()
+    _parsed.cache_clear()
+    extract_latex.cache_clear()
+    monkeypatch.setattr("math_verify.parser.parse_latex_cached", full)
+    assert grader.judge(Case("", "7^{\\infty}", "7")).outcome == "undecided"
+    _parsed.cache_clear()
+    extract_latex.cache_clear()
+
+
+def test_a_comparison_without_memory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    grader = MathGrader()
+    grader.load()
+    case = Case("", "\\sum_{k=1}^{3} k", "7")
+    assert grader.judge(case) == Verdict("wrong", case.response, "algebra")
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("math_verify.grader.sympy_expr_eq", full)
+    with pytest.raises(MemoryError):  # which the worker makes "too much memory" of
+        grader.judge(case)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        ("7^{\\infty}", "7", "undecided"),
+        ("7 + \\infty - \\infty", "7", "undecided"),
+        ("\\sum_{k=1}^{\\infty} 2^{-k}", "1", "correct"),
+        ("\\sum_{k=1}^{\\infty} 2^{-k}", "2", "wrong"),
+        ("(-\\infty, 2)", "(-\\infty, 2)\\cup\\emptyset", "correct"),
+    ],
+)
+def test_infinity_is_a_bound_and_no_operand(answer: str, gold: str, outcome: str) -> None:
+    case = MathGrader().prepare(Case("", f"\\boxed{{{answer}}}", gold))
+    assert isinstance(case, Case) and MathGrader().judge(case).outcome == outcome

@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retell.answers import extract_answer
 from retell.graders.base import Case
@@ -13,7 +13,7 @@ from retell.records import Verdict
 if TYPE_CHECKING:
     from retell.graders.forms import Form
 
-_RULES = 3
+_RULES = 4
 """Version of this project's own rules of extraction and comparison."""
 _LITERAL = re.compile(
     r"\\?\$?(?P<sign>[+-]?)(?:(?P<whole>\d+|\d{1,3}(?:,\d{3})+)(?P<fraction>\.\d*)?|\.(?P<bare>\d+))"
@@ -136,12 +136,34 @@ def _algebra(gold: str, answer: str) -> bool | None:
     wanted, found = _parsed(gold), _parsed(answer)
     if not wanted or not found:
         return None
-    return bool(math_verify.verify(list(wanted), list(found), timeout_seconds=None))
+    try:
+        return bool(math_verify.verify(list(wanted), list(found), timeout_seconds=None, raise_on_error=True))
+    except MemoryError:
+        raise
+    except Exception:  # some pair of readings cannot be compared: the others may
+        return bool(math_verify.verify(list(wanted), list(found), timeout_seconds=None))
 
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[object, ...]:
+    """The whole text as an expression; empty where it is none that has a value.
+
+    Asked for plain numbers too, math-verify would take one out of what it cannot read.
+    """
     import math_verify
 
-    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
-    return tuple(math_verify.parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None))
+    targets = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+    read = math_verify.parse(f"\\boxed{{{text}}}", targets, fallback_mode="no_fallback", parsing_timeout=None)
+    return tuple(expression for expression in read if not _reckons_with_infinity(expression))
+
+
+def _reckons_with_infinity(expression: Any) -> bool:
+    r"""Whether infinity is an operand: 7^{\infty} − 7 simplifies to 0 under some of Python's hash seeds."""
+    from sympy import Add, Basic, Mul, Pow, S, nan, oo, preorder_traversal, zoo
+
+    nodes = preorder_traversal(expression) if isinstance(expression, Basic) else ()
+    return any(
+        isinstance(node, Add | Mul | Pow) and not {oo, -oo, zoo, nan}.isdisjoint(node.args)
+        for node in nodes
+        if set(node.args) != {S.NegativeOne, oo}
+    )

@@ -143,7 +143,7 @@ def _parsed(text: str) -> Any:
     """The expression, or None. The parser builds it from a grammar: nothing in the text is evaluated as code."""
     from latex2sympy2_extended import latex2sympy  # type: ignore[import-untyped]
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig  # type: ignore[import-untyped]
-    from sympy import Basic, MatrixBase  # type: ignore[import-untyped]
+    from sympy import Basic, MatrixBase
 
     try:
         found = latex2sympy(
