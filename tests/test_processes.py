@@ -268,20 +268,39 @@ def test_the_recipe_says_the_precision_whatever_the_launcher_was_told(
     assert metrics(launched) == metrics(alone)
 
 
-ON_CPU = """compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_CPU
+# Without a GPU its processes meet by gloo.
+TWO = """compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
 num_machines: 1
 num_processes: 2
-use_cpu: true
+main_process_port: 0
 """
 
 
-def launched(folder: Path, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def launching(folder: Path, tmp_path: Path, *more: object, loss: str = "dft") -> list[str]:
     """`retell train` in one process, which starts two."""
-    configuration = tmp_path / "cpu.yaml"
-    configuration.write_text(ON_CPU, encoding="utf-8")
-    command = [sys.executable, "-m", "retell", *training(folder, "--launch", configuration, *more)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    configuration = tmp_path / "two.yaml"
+    configuration.write_text(TWO, encoding="utf-8")
+    return [sys.executable, "-m", "retell", *training(folder, "--launch", configuration, *more, loss=loss)]
+
+
+def launched(folder: Path, tmp_path: Path, *more: object, loss: str = "dft") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        launching(folder, tmp_path, *more, loss=loss),
+        env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def at_work_in(folder: Path) -> list[int]:
+    """The processes that have the folder in their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder) in (process / "cmdline").read_bytes().decode() and process.name != str(os.getpid()):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
 
 
 def test_a_training_may_start_its_own_processes(tmp_path: Path) -> None:
@@ -308,11 +327,38 @@ def test_processes_that_fail_say_why_and_fail_the_command(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr.split("failed (exit status 1)")[-1]
 
 
+def test_every_process_that_the_configuration_names_trains(tmp_path: Path) -> None:
+    folder = rewritten(tmp_path / "run", 16)
+    code = "import os, pathlib\ndef own(logp_BT, mask_BT):\n    pathlib.Path('rank-' + os.environ['RANK']).touch()\n"
+    (tmp_path / "told.py").write_text(f"{code}    return -logp_BT\n", encoding="utf-8")
+    done = launched(folder, tmp_path, loss="told:own")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("rank-*")) == ["rank-0", "rank-1"]
+
+
+def test_a_training_that_is_stopped_stops_what_it_has_started(tmp_path: Path) -> None:
+    folder = rewritten(tmp_path / "run", 64)
+    command = launching(folder, tmp_path, "--epochs", 40)
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        for _ in range(600):
+            if list((folder / "training").glob("*/metrics.jsonl")) and process.poll() is None:
+                break
+            time.sleep(0.1)
+        time.sleep(2)
+        assert process.poll() is None and len(at_work_in(folder)) >= 4
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; what was done is stored" in errors
+    assert at_work_in(folder) == []
+    assert main(training(folder, "--epochs", 1)) == 0  # nobody holds the folder
+
+
 def test_a_launch_that_cannot_be_is_refused(tmp_path: Path) -> None:
     dft = open_loss("dft")
     with pytest.raises(RequestError, match=r"train\.launch = .*there is no such file"):
         check_training(Train(launch=str(tmp_path / "none.yaml")), dft, online=False)
-    (tmp_path / "some.yaml").write_text(ON_CPU, encoding="utf-8")
+    (tmp_path / "some.yaml").write_text(TWO, encoding="utf-8")
     check_training(Train(launch=str(tmp_path / "some.yaml")), dft, online=False)
     with pytest.raises(RequestError, match=r"train\.launch starts several processes, and an online run trains in one"):
         check_training(Train(launch=str(tmp_path / "some.yaml"), rounds=2), dft, online=True)

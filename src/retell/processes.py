@@ -4,8 +4,10 @@
 writes and speaks.
 """
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,8 @@ from retell.errors import MissingExtraError, TrainingError
 _T = TypeVar("_T")
 _LAUNCHED = "RETELL_LAUNCHED"
 """Set in the environment of the processes that `launch` starts."""
+_TO_END = 20.0
+"""Seconds that processes have to end when they are told to."""
 _PATIENCE = timedelta(hours=1)
 """How long a process waits for another, such as for the lead while it saves a model."""
 
@@ -68,15 +72,27 @@ def launch(configuration: str, command: Sequence[str]) -> None:
 
     Raises:
         TrainingError: it failed; it has said why.
-        KeyboardInterrupt: it was interrupted.
     """
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
     start = [*accelerate, "-m", "retell", *command]
-    done = subprocess.run(start, env={**os.environ, _LAUNCHED: "1"}, stdout=sys.stderr, check=False)
-    if done.returncode == 130:
-        raise KeyboardInterrupt
-    if done.returncode:
-        raise TrainingError(f"`{shlex.join(start)}` failed (exit status {done.returncode}): see above")
+    environment = {**os.environ, _LAUNCHED: "1"}
+    with subprocess.Popen(start, env=environment, stdout=sys.stderr, start_new_session=True) as launcher:
+        try:
+            status = launcher.wait()
+        except BaseException:
+            _end(launcher)
+            raise
+    if status:
+        raise TrainingError(f"`{shlex.join(start)}` failed (exit status {status}): see above")
+
+
+def _end(launcher: subprocess.Popen[bytes]) -> None:
+    """Has a launcher end what it has started, and ends what is left of its group after a while."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(launcher.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(_TO_END)
+        os.killpg(launcher.pid, signal.SIGKILL)
 
 
 def wait() -> None:
