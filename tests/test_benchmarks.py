@@ -149,6 +149,37 @@ def test_two_of_one_name_and_none_at_all_are_refused(tmp_path: Path) -> None:
         load()
 
 
+def test_a_copy_with_rows_that_cannot_be_used_is_not_whole(tmp_path: Path) -> None:
+    rows = [{"problem": f"P{number}", "answer": str(number)} for number in range(29)] + [{"problem": "P29"}]
+    (tmp_path / "aime24.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"this copy 29 \(aime24\.jsonl:30: no answer"):
+        load("aime24", data_dir=str(tmp_path))
+
+
+def test_a_broken_first_row_does_not_hide_the_columns(tmp_path: Path) -> None:
+    rows = ["broken", *(json.dumps({"question": f"P{number}", "answer": str(number)}) for number in range(40))]
+    (tmp_path / "amc23.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    [loaded] = load("amc23", data_dir=str(tmp_path)).values()
+    assert (len(loaded.problems), len(loaded.rejected)) == (40, 1)
+
+
+@pytest.mark.parametrize("name", ["MATH500", "math50", "aime-24", "gsm8k_"])
+def test_a_name_that_is_nearly_one_is_not_asked_of_the_hub(name: str) -> None:
+    with pytest.raises(DataError, match=rf"there is no benchmark '{name}': did you mean \w+"):
+        load(name)
+
+
+def test_with_copies_no_dataset_is_asked_of_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no copy of some/thing in"):
+        load("some/thing", data_dir=str(tmp_path))
+
+
+def test_a_limit_is_of_problems_for_files_too(tmp_path: Path) -> None:
+    rows = ["broken", *(json.dumps({"problem": f"P{number}", "answer": "1"}) for number in range(4))]
+    (tmp_path / "sums.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    assert [p.problem for p in load(str(tmp_path / "sums.jsonl"), limit=2)["sums"].problems] == ["P0", "P1"]
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """Answers every request as the hub does for what it does not give."""
 

@@ -6,11 +6,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+import retell as package
+from retell import cli
 from retell.cli import _again, main
+from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
 
 COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report", "doctor"]
@@ -566,3 +570,84 @@ def test_the_tables_of_a_run_are_printed_and_nothing_is_written(
     assert main(["report", str(out), "--tables", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tables"] + "\n" == printed
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+# --- A dry run ---
+
+TINY = Path(package.__file__).parent / "tiny"
+
+
+def dry(tmp_path: Path, *more: str, data: object = TINY / "data/train.jsonl", k: int = 3) -> list[str]:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"[policy]\nmodel = '{TINY}/policy'\n[data]\npath = '{data}'\nlimit = 20\n[rewrite]\nk = {k}\n"
+        "[train]\nruns = ['dft']\n",
+        encoding="utf-8",
+    )
+    return ["run", str(recipe), *more]
+
+
+def test_a_dry_run_shows_steps_what_they_rest_on_and_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(dry(tmp_path, "--dry-run", "--training-rate", "1", "--out", str(tmp_path / "run"))) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    lines = [" ".join(line.split()) for line in output.out.splitlines()]
+    assert any(line.startswith("rewrite 20–120 samples") and line.endswith("?") for line in lines)
+    assert any(line.startswith("train dft 20 rows, 1 updates") and line.endswith("0.4") for line in lines)
+    assert any(line.startswith("all 20–120 samples") for line in lines)
+    assert any(line.startswith("- 20 problems were counted in") for line in lines)
+    assert "- train: 1 tokens/s, as given" in lines
+    assert any(line.startswith("ok data 20 problems") for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_in_json_is_one_object_also_where_something_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(dry(tmp_path, "--dry-run", "--json")) == 0
+    output = capsys.readouterr()
+    assert output.out.count("\n") == 1
+    assert json.loads(output.out).keys() == {"steps", "total", "rates", "checks", "wrong", "unknown"}
+    assert main(dry(tmp_path, "--dry-run", "--json", "--rewrite.grader", "maths", data="nowhere.jsonl")) == 2
+    output = capsys.readouterr()
+    assert json.loads(output.out)["wrong"] == 2
+    assert "checks are wrong: data, rewrite grader" in one_line(output.err)
+
+
+def test_flags_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--generation-rate", "--training-rate"):
+        assert f"{flag} has no effect without --dry-run" in refused(capsys, *dry(tmp_path, flag, "3"))
+        for rate in ("0", "-1", "nan", "inf"):
+            assert f"{flag} {rate}" in refused(capsys, *dry(tmp_path, "--dry-run", flag, rate))
+    assert "Give --out" in refused(capsys, *dry(tmp_path))
+    assert "cannot read the recipe" in refused(capsys, "run", str(tmp_path / "nowhere.toml"), "--dry-run")
+
+
+@pytest.mark.parametrize("name", ["rewrite", "gap", "train", "evaluate", "grade", "doctor", "report"])
+def test_a_flag_belongs_to_one_section(name: str) -> None:
+    hints = get_type_hints(getattr(cli, name))
+    sections = [part for hint in hints.values() for part in get_args(hint) if isinstance(part, type)]
+    fields = [field for part in sections if issubclass(part, Section) for field in part.model_fields]
+    assert [field for field, n in Counter(fields).items() if n > 1] == []
+
+
+def test_a_seed_and_a_prompt_reach_their_sections(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(rewriting(data, out, "--seed", "5", "--sample", "2", "--sample-seed", "6")) == 0
+    stored = load_recipe(out / "recipe.resolved.toml")
+    assert (stored.rewrite.seed, stored.data.sample_seed, stored.data.sample) == (5, 6, 2)
+    tiny = Path(package.__file__).parent / "tiny"
+    evaluating = ["evaluate", "--model", str(tiny / "policy"), "--benchmark", str(tiny / "data/bench-1.jsonl")]
+    evaluating += ["--limit", "1", "--k", "1", "--max-tokens", "4", "--out", str(tmp_path / "eval")]
+    assert main([*evaluating, "--prompt", "qwen-boxed"]) == 0
+    stored = load_recipe(tmp_path / "eval/recipe.resolved.toml")
+    assert (stored.evaluate.prompt, stored.policy.template) == ("qwen-boxed", "plain")
+    assert json.loads((tmp_path / "eval/eval/base.json").read_text(encoding="utf-8"))["system"] is not None
+    assert main([*evaluating, "--prompt", "boxed"]) == 0
+    assert "nothing to do" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "eval/eval/base.json").read_text(encoding="utf-8"))["system"] is None

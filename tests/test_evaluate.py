@@ -222,3 +222,17 @@ def test_what_the_context_leaves_is_said(tmp_path: Path) -> None:
     within(tmp_path / "b", 29)
     with pytest.raises(DataError, match=r"x: the prompt of problem p0 fills the context of base, 30 tokens"):
         within(tmp_path / "c", 30)
+
+
+def test_a_larger_k_draws_only_what_is_missing(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def script(request: Request, random_: random.Random) -> str:
+        asked.append((request.problem, request.index))
+        return f"\\boxed{{{100 if random_.random() < 0.5 else 0}}}"
+
+    scored(tmp_path / "run", ScriptedEngine(script), 2, {"x": 3})
+    grown = scored(tmp_path / "run", ScriptedEngine(script), 4, {"x": 3})
+    assert sorted(asked) == sorted((f"p{i}", j) for i in range(3) for j in range(4))
+    at_once = scored(tmp_path / "other", ScriptedEngine(script), 4, {"x": 3})
+    assert grown == at_once

@@ -9,14 +9,14 @@ ROOT = Path(retell.__file__).parent
 
 # fmt: off
 FLOORS = (
-    ("errors", "hashing", "answers", "stats", "head", "packing", "losses"),
-    ("records", "plugins", "schedule", "processes"),
+    ("errors", "hashing", "answers", "stats", "spans", "offline", "head", "packing", "losses"),
+    ("records", "plugins", "schedule", "processes", "footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
-    ("prompts", "logprobs", "benchmarks", "contamination", "plots", "graders.values"),
-    ("mixes", "engines.base", "engines.draw", "engines.balance", "engines.dialects", "engines.warden",
-     "graders.forms", "graders.rounding"),
+    ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),
+    ("mixes", "contamination", "lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
+     "engines.warden", "graders.forms", "graders.rounding"),
     ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
      "graders.wording", "graders.realsets"),
     ("engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading", "trainer"),
@@ -31,8 +31,8 @@ FLOORS = (
     ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
-    ("checks.model",),
-    ("doctor",),
+    ("checks.model", "inputs"),
+    ("doctor", "forecast"),
     ("cli",),
 )
 # fmt: on

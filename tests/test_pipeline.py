@@ -373,9 +373,11 @@ def test_benchmark_problems_in_the_data_are_reported_and_dropped_on_request(
     out = tmp_path / "run"
     status, summary, err = command(capsys, *rewriting)
     assert status == 0 and sum(summary["rungs"].values()) == 4
-    assert "exam: 1 of 2 problems overlap 1 training problems (1 equal one): see contamination.json" in err
+    assert "exam: 1 of 2 problems overlap 1 training problems (1 equal one)" in err
     assert json.loads((out / "contamination.json").read_text(encoding="utf-8")) == {
-        "benchmarks": {"exam": {"problems": 2, "known": 1, "equal": 1, "training_problems": 1}},
+        "benchmarks": {
+            "exam": {"problems": 2, "known": 1, "equal": 1, "training_problems": 1, "dropped": False},
+        },
         "overlaps": [{"id": "leaked", "benchmark": "exam", "benchmark_id": "e0", "share": 1.0}],
     }
     status, summary, _ = command(capsys, *rewriting, "--overlap", "drop")
@@ -386,6 +388,58 @@ def test_benchmark_problems_in_the_data_are_reported_and_dropped_on_request(
     assert set(pq.read_table(out / "rewritten.parquet").column("id").to_pylist()) == {"0", "1", "2"}
     status, again, err = command(capsys, *rewriting, "--overlap", "drop")
     assert (status, again) == (0, summary) and "nothing to do" in err
+    assert contamination(out)["benchmarks"]["exam"]["dropped"]
+    status, _, err = command(capsys, *rewriting, "--overlap", "report", "--restart")
+    assert status == 0 and not contamination(out)["benchmarks"]["exam"]["dropped"]
+    assert "overlap training problems: exam 1 of 2 (1 equal)" in page(out)
+
+
+def contamination(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "contamination.json").read_text(encoding="utf-8"))
+    return found
+
+
+def page(out: Path) -> str:
+    assert main(["report", str(out)]) == 0
+    return (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_is_looked_for_later_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewriting, bench = with_a_benchmark(tmp_path)
+    out = tmp_path / "run"
+    assert command(capsys, *rewriting[:-2])[0] == 0
+    assert not (out / "contamination.json").exists()
+    status, _, err = command(capsys, *rewriting)
+    assert status == 0 and "nothing to do" in err
+    assert contamination(out)["benchmarks"]["exam"]["known"] == 1
+    shutil.copy(bench, tmp_path / "other.jsonl")
+    evaluating = ["evaluate", "--benchmark", str(tmp_path / "other.jsonl"), "--limit", "1", "--k", "1"]
+    evaluating += ["--max-tokens", "4", "--out", str(out), "--model", str(TINY / "policy")]
+    assert command(capsys, *evaluating)[0] == 0
+    assert {name: one["problems"] for name, one in contamination(out)["benchmarks"].items()} == {"exam": 2, "other": 2}
+    assert [overlap["benchmark"] for overlap in contamination(out)["overlaps"]] == ["exam", "other"]
+
+
+def test_an_online_run_leaves_out_what_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    bench = tmp_path / "exam.jsonl"
+    lines = (TINY / "data/train.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+    bench.write_text("\n".join(lines), encoding="utf-8")
+    online = {"runs": ["dft:online"], "rounds": 2, "batch_size": 4}
+    evaluation = {"benchmark": [str(bench)], "limit": 1, "k": 1}
+    path = recipe(tmp_path, data={"overlap": "drop", "limit": 16}, train=online, evaluate=evaluation)
+    status, summary, _ = command(capsys, "run", str(path), "--out", str(out))
+    assert status == 0
+    # All three of the benchmark, though one is evaluated.
+    assert summary["rewrite"]["rejected"] == {"contaminated": 3}
+    assert summary["train"]["online-dft"]["rows"] == 13
+
+
+def test_a_drop_does_not_pretend_to_reach_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench, own = str(TINY / "data/bench-1.jsonl"), f"sft:{TINY / 'data/valid.jsonl'}"
+    path = recipe(tmp_path, data={"overlap": "drop"}, train={"runs": [own]}, evaluate={"benchmark": [bench]})
+    status, _, err = command(capsys, "run", str(path), "--out", str(tmp_path / "run"))
+    assert status == 2 and "does not reach the rows of" in err and "valid.jsonl" in err
 
 
 def test_an_evaluation_says_what_its_run_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

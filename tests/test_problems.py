@@ -424,19 +424,19 @@ def test_gsm8k_has_configurations_and_its_answers_are_solutions(tmp_path: Path) 
 
 def test_a_sample_is_chosen_by_content_and_keeps_the_order(tmp_path: Path) -> None:
     rows = [{**ROW, "id": str(number)} for number in range(40)] + [{"problem": "unusable"}]
-    chosen = [p.id for p in load(tmp_path, rows, sample=10, seed=1).problems]
+    chosen = [p.id for p in load(tmp_path, rows, sample=10, sample_seed=1).problems]
     assert len(chosen) in (9, 10) and chosen == sorted(chosen, key=int)
-    assert {p.id for p in load(tmp_path, rows[::-1], sample=10, seed=1).problems} == set(chosen)
-    assert set(chosen) <= {p.id for p in load(tmp_path, rows, sample=11, seed=1).problems}
-    assert [p.id for p in load(tmp_path, rows, sample=10, seed=2).problems] != chosen
+    assert {p.id for p in load(tmp_path, rows[::-1], sample=10, sample_seed=1).problems} == set(chosen)
+    assert set(chosen) <= {p.id for p in load(tmp_path, rows, sample=11, sample_seed=1).problems}
+    assert [p.id for p in load(tmp_path, rows, sample=10, sample_seed=2).problems] != chosen
     for size in (41, 100):
-        loaded = load(tmp_path, rows, sample=size, seed=1)
+        loaded = load(tmp_path, rows, sample=size, sample_seed=1)
         assert (len(loaded.problems), len(loaded.rejected)) == (40, 1)
 
 
 def test_every_row_is_as_likely_in_a_sample(tmp_path: Path) -> None:
     rows = [{**ROW, "id": str(number)} for number in range(20)]
-    times = Counter(p.id for seed in range(400) for p in load(tmp_path, rows, sample=5, seed=seed).problems)
+    times = Counter(p.id for seed in range(400) for p in load(tmp_path, rows, sample=5, sample_seed=seed).problems)
     assert sum(times.values()) == 2000
     # 100 expected of each; a standard deviation is 8.7.
     assert all(60 < times[str(number)] < 140 for number in range(20))

@@ -49,6 +49,9 @@ def test_a_file_is_a_template_and_its_last_line_end_does_not_count(tmp_path: Pat
     [
         ("[system]\nBe brief.\nAlways.\n[user]\n{problem}\n", Template("{problem}", "Be brief.\nAlways.")),
         ("[system]\n\n[user]\n{problem}", Template("{problem}", "")),
+        ("[system]\n[user]\n{problem}", Template("{problem}", "")),
+        ("[system]\na\n[user]\n{problem}\n[user]\nb", Template("{problem}\n[user]\nb", "a")),
+        ("\ufeff[system]\na\n[user]\n{problem}", Template("{problem}", "a")),
         ("[user]\n{problem}", Template("[user]\n{problem}")),
         ("Solve [system]\nx\n[user]\n{problem}", Template("Solve [system]\nx\n[user]\n{problem}")),
     ],
@@ -155,3 +158,17 @@ def test_a_prompt_is_identified_by_what_the_policy_is_shown() -> None:
         found += digests(Policy(template="boxed"), tokenizer)[:2]
         assert len(set(found)) == 8
         assert digests(Policy(), tokenizer) == found[:3]
+
+
+@pytest.mark.parametrize(
+    "text", ["[system]\n{problem}", "[system] \nx\n[user]\n{problem}", "[system]x\n[user]\n{problem}"]
+)
+def test_a_system_message_without_the_users_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"begins with \[system\] and has no line \[user\]"):
+        load_template(str(tmp_path / "own.txt"), needs=("problem",))
+
+
+def test_no_training_prompt_shows_the_solution() -> None:
+    with pytest.raises(RecipeError, match=r"guided shows \{solution\}"):
+        Prompter(Policy(template="guided"), None)

@@ -21,7 +21,15 @@ FIVE = tuple(PROBLEMS)
 def evaluation(folder: RunFolder, name: str, scores: list[int], benchmarks: tuple[str, ...] = ("easy",)) -> None:
     """An evaluation with a single sample of each problem, alike on every benchmark."""
     rows = [
-        {"benchmark": b, "id": f"p{i}", "index": 0, "verdict": "correct" if s else "wrong", "stop": "stop"}
+        {
+            "benchmark": b,
+            "id": f"p{i}",
+            "problem": f"{i}?",
+            "answer": "1",
+            "index": 0,
+            "verdict": "correct" if s else "wrong",
+            "stop": "stop",
+        }
         for b in benchmarks
         for i, s in enumerate(scores)
     ]
@@ -33,7 +41,7 @@ def evaluation(folder: RunFolder, name: str, scores: list[int], benchmarks: tupl
     folder.write_json(
         f"eval/{name}.json",
         {"model": name, "k": 1, "temperature": 1.0, "grader": "g", "benchmarks": dict.fromkeys(benchmarks, one)}
-        | {"rounded": False, "context": None, "max_tokens": 99}
+        | {"rounded": False, "context": None, "max_tokens": 99, "top_p": 1.0, "prompt": "{problem}", "system": None}
         | {"rejected": dict.fromkeys(benchmarks, 0), "average": average, "average_stderr": 0.5},
     )
     folder.finished(f"evaluate/{name}", name, [f"eval/{name}.json"])
@@ -330,13 +338,53 @@ def test_what_weakens_the_scores_is_said_beside_them(tmp_path: Path) -> None:
             "hard": summary["benchmarks"]["hard"] | {"truncated": 12.25, "shortened": 2},
         }
         folder.write_json("eval/base.json", summary)
-        found = {"easy": {"problems": 2, "known": 1, "equal": 0}, "hard": {"problems": 2, "known": 0, "equal": 0}}
+        found = {
+            "easy": {"problems": 2, "known": 1, "equal": 0, "dropped": True},
+            "hard": {"problems": 2, "known": 0, "equal": 0, "dropped": True},
+        }
         folder.write_json("contamination.json", {"benchmarks": found, "overlaps": []})
         page = write_report(Recipe(), folder)
     assert "each run's accuracy is rounded to one decimal" in page
     assert "The context of 4,096 tokens leaves less than 5,000 for a response: hard 2 problems." in page
     assert "At most 12.2 % of a benchmark's responses were cut off and score 0." in page
-    assert "overlap training problems: easy 1 of 2 (0 equal); looked for in easy, hard." in page
+    assert "overlap training problems: easy 1 of 2 (0 equal, dropped); looked for in easy, hard." in page
+
+
+def test_evaluations_with_other_settings_are_named_and_not_compared(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        for name in ("base", "sft", "dft", "dr-dft"):
+            evaluation(folder, name, [0, 1, 1])
+        for name, changes in {
+            "sft": {"k": 4},
+            "dft": {"temperature": 0.2, "grader": "other"},
+            "dr-dft": {"prompt": "Solve {problem}"},
+        }.items():
+            summary = folder.read_json(f"eval/{name}.json")
+            assert summary
+            folder.write_json(f"eval/{name}.json", summary | changes)
+        page = write_report(Recipe(), folder)
+    assert "SFT was evaluated otherwise than base: k 4." in page
+    assert "DFT was evaluated otherwise than base: temperature 0.2, grader other." in page
+    assert "DR + DFT was evaluated otherwise than base: another prompt." in page
+    assert [row[0] for row in rows(page) if " − " in row[0]] == ["SFT − base"]
+
+
+def test_problems_are_paired_by_their_text(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        evaluation(folder, "base", [0, 1])
+        evaluation(folder, "sft", [1, 1])
+        for name, change in {"base": {}, "sft": {"id": "another"}}.items():
+            path = tmp_path / f"eval/{name}.parquet"
+            pq.write_table(pa.Table.from_pylist([row | change for row in pq.read_table(path).to_pylist()]), path)
+        assert "| SFT − base |" in write_report(Recipe(), folder).replace("  ", "")
+        path = tmp_path / "eval/sft.parquet"
+        others = [row | {"problem": row["problem"] + "!"} for row in pq.read_table(path).to_pylist()]
+        pq.write_table(pa.Table.from_pylist(others), path)
+        assert "SFT − base" not in write_report(Recipe(), folder)
+
+
+def test_names_cannot_break_a_table() -> None:
+    assert markdown_table(["a|b", "n"], [["c\nd", "1"]]) == "| a\\|b |   n |\n| ---- | --: |\n| c d  |   1 |"
 
 
 SUMMARY = {"samples": {"self": 3, "guided": 0}, "truncated": 0, "undecided": 0, "leaked": 0, "rejected": {}}

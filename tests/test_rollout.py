@@ -221,7 +221,7 @@ def test_graders_are_given_the_problem_the_response_and_the_gold(tmp_path: Path)
                 plans, ScriptedEngine(lambda *_: "\\boxed{100}"), graders, journal, Stream("test", None, 0), Meter()
             )
         )
-    assert graders.given == [Case("What is 0 + 100?", "\\boxed{100}", "100")] * 2
+    assert graders.given == [Case("What is 0 + 100?", "\\boxed{100}", "100", "self")] * 2
 
 
 def three(problem: Problem) -> Plan[list[Attempt]]:

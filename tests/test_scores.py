@@ -133,3 +133,20 @@ def test_the_average_is_of_benchmarks_and_its_error_that_of_independent_ones() -
     parts = {"a": {"avg_at_k": 10.0, "stderr": 3.0}, "b": {"avg_at_k": 20.0, "stderr": 4.0}}
     assert average(parts) == {"average": 15.0, "average_stderr": 2.5}
     assert average(parts | {"c": {"avg_at_k": 0.0, "stderr": None}})["average_stderr"] is None
+
+
+def test_a_grader_that_does_not_tell_what_it_read_has_no_votes() -> None:
+    right = Attempt(attempt(0, "1").sample, Verdict("correct", None, "a bool"))
+    wrong = Attempt(attempt(1, "0").sample, Verdict("wrong", None, "a bool"))
+    silent = Answered("b", Problem("p", "?", "1", "", ""), (right, wrong))
+    assert not ballot(silent).known
+    assert score([silent, answered("1")], [None, 1.0], rounded=False)["majority_at_k"] is None
+
+
+def test_undecided_bounds_the_score_whatever_failed() -> None:
+    """One problem has a single response, undecided, and three failures; the other four wrong ones."""
+    first = Answered(
+        "b", Problem("p", "?", "1", "", ""), (attempt(0, "?"), *(attempt(i, "", stop="error") for i in (1, 2, 3)))
+    )
+    found = scored(first, answered("0", "0", "0", "0"))
+    assert (found["avg_at_k"], found["undecided"]) == (0, 50)

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from retell.errors import DataError
+from retell.hashing import digest
 from retell.paired import Counts, Paired, paired
 from retell.paper import PROBLEMS, PUBLISHED, QWEN, Published
 from retell.runfolder import RunFolder
@@ -41,6 +42,8 @@ NO_ERRORS = (
 )
 _ABLATION = {"dft": "none", "self-dft": "self only", "guided-dft": "guided only", "dr-dft": "full"}
 _METHODS = ("sft", "dr-sft", "dft", "dr-dft")
+_SETTINGS = ("temperature", "top_p", "max_tokens", "grader", "prompt", "system")
+"""What two evaluations must share to be compared; more samples of one only make it more certain."""
 
 Evaluations = Mapping[str, Mapping[str, Any]]
 """Evaluation → what its eval/NAME.json says."""
@@ -56,6 +59,8 @@ def title(name: str) -> str:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, aligned in a terminal too; the first column is text, the others numbers."""
+    # Names of benchmarks and evaluations are somebody's own.
+    header, rows = _escaped(header), [_escaped(cells) for cells in rows]
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
@@ -63,6 +68,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for cells in (header, rule, *rows)
     ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    return [" ".join(cell.replace("\\", "\\\\").replace("|", "\\|").split()) for cell in cells]
 
 
 def beside_paper(what: str, figures: Sequence[Figure]) -> str:
@@ -81,9 +90,10 @@ def accuracy_table(evals: Evaluations, published: Published | None) -> str:
     benchmarks = _benchmarks(evals)
     rows = []
     for name, e in evals.items():
-        cells = [_score(e["benchmarks"].get(b)) for b in benchmarks]
-        rows.append([title(name), *cells, plus_minus(e["average"], e["average_stderr"])])
-    any_eval = next(iter(evals.values()))
+        places = 2 if e["rounded"] else 1  # a rounding that nobody could see otherwise
+        cells = [_score(e["benchmarks"].get(b), places) for b in benchmarks]
+        rows.append([title(name), *cells, plus_minus(e["average"], e["average_stderr"], places)])
+    first, any_eval = next(iter(evals.items()))
     sizes = ", ".join(f"{b} {one['n']}" for b, one in any_eval["benchmarks"].items())
     note = (
         f"avg@{any_eval['k']} in percent at temperature {any_eval['temperature']:g}, ± standard error over problems "
@@ -91,6 +101,8 @@ def accuracy_table(evals: Evaluations, published: Published | None) -> str:
     )
     if any_eval["rounded"]:
         note += " As in the paper, each run's accuracy is rounded to one decimal before the runs are averaged."
+    others = [_otherwise(title(name), e, title(first), any_eval) for name, e in evals.items()]
+    note += "".join(f" {words}" for words in others if words)
     shortened = {b: one["shortened"] for b, one in any_eval["benchmarks"].items() if one["shortened"]}
     if shortened:
         note += (
@@ -130,14 +142,23 @@ def ablation_table(evals: Evaluations, published: Published | None) -> str:
     return "\n\n".join(parts)
 
 
-def compare(folder: RunFolder, names: Sequence[str]) -> dict[Pair, Paired | None]:
+def _otherwise(name: str, e: Mapping[str, Any], first: str, other: Mapping[str, Any]) -> str:
+    """In which settings two evaluations differ."""
+    shown = [f"{key} {e[key]}" for key in ("k", *_SETTINGS[:4]) if e[key] != other[key]]
+    shown += ["another prompt"] if any(e[key] != other[key] for key in ("prompt", "system")) else []
+    return f"{name} was evaluated otherwise than {first}: {', '.join(shown)}." if shown else ""
+
+
+def compare(folder: RunFolder, evals: Evaluations) -> dict[Pair, Paired | None]:
     """Paired differences: every evaluation against the base, the four methods, and the paper's orderings.
 
-    None where two were evaluated on no common problem.
+    None where two were evaluated on no common problem. Those that were evaluated with other settings are left out.
     """
+    names = list(evals)
     pairs = [(name, "base") for name in names if name != "base"]
     pairs += [(better, worse) for worse, better in combinations(_METHODS, 2)]
     pairs = [pair for pair in dict.fromkeys([*pairs, *ORDERINGS]) if set(pair) <= set(names)]
+    pairs = [(one, other) for one, other in pairs if all(evals[one][key] == evals[other][key] for key in _SETTINGS)]
     counts = {name: _counts(folder, name) for name in {name for pair in pairs for name in pair}}
     found: dict[Pair, Paired | None] = {}
     for one, other in pairs:
@@ -159,9 +180,8 @@ def comparisons(found: Mapping[Pair, Paired | None]) -> str:
     ]
     note = (
         "Differences are in points of the average, paired by problem. Interval: bootstrap over problems with their "
-        "samples. p: two-sided, from flipping the signs of the problems' differences, not "
-        "corrected for the number of comparisons. It is one training seed each: the variance between training seeds is "
-        "left out."
+        "samples; it decides the words. p: two-sided, from flipping signs of the problems' differences, not corrected "
+        "for the number of comparisons. It is one training seed each: the variance between training seeds is left out."
     )
     if lines:
         note = f"These are the orderings of the averages in the paper's Tables 2 and 4. {note}"
@@ -201,13 +221,15 @@ def _p(p: float) -> str:
 
 
 def _counts(folder: RunFolder, name: str) -> Counts:
-    """Correct and drawn samples of every problem of an evaluation."""
-    table = pq.read_table(folder.path / "eval" / f"{name}.parquet", columns=["benchmark", "id", "verdict", "stop"])
+    """Correct and drawn samples of every problem of an evaluation; a problem is its text, whatever a copy calls it."""
+    columns = ["benchmark", "problem", "answer", "verdict", "stop"]
+    table = pq.read_table(folder.path / "eval" / f"{name}.parquet", columns=columns)
     counts: dict[str, dict[str, tuple[int, int]]] = {}
     for row in table.to_pylist():
         problems = counts.setdefault(row["benchmark"], {})
-        correct, drawn = problems.get(row["id"], (0, 0))
-        problems[row["id"]] = correct + (row["verdict"] == "correct" and row["stop"] == "stop"), drawn + 1
+        text = digest(row["problem"], row["answer"])
+        correct, drawn = problems.get(text, (0, 0))
+        problems[text] = correct + (row["verdict"] == "correct" and row["stop"] == "stop"), drawn + 1
     return counts
 
 
@@ -215,8 +237,8 @@ def _benchmarks(evals: Evaluations) -> list[str]:
     return list(dict.fromkeys(b for e in evals.values() for b in e["benchmarks"]))
 
 
-def _score(one: Mapping[str, Any] | None) -> str:
-    return plus_minus(one["avg_at_k"], one["stderr"]) if one else "–"
+def _score(one: Mapping[str, Any] | None, places: int) -> str:
+    return plus_minus(one["avg_at_k"], one["stderr"], places) if one else "–"
 
 
 _OTHER_AVERAGE = "The average is of other benchmarks than the paper's five, and not comparable with its own."

@@ -1,8 +1,10 @@
 """Benchmarks: problems with a gold answer, by name or from anywhere."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from retell.errors import DataError
@@ -69,17 +71,25 @@ def load_benchmarks(settings: Evaluate) -> dict[str, Loaded]:
 def _load(name: str, settings: Evaluate) -> Loaded:
     if name not in BENCHMARKS:
         # The hub's datasets for evaluation have their problems under `test`.
-        data = Data(path=name, split="test", data_dir=settings.data_dir, limit=settings.limit)
-        return load_problems(data, needs_solution=False)
+        near = get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0.8)
+        if near and not os.path.exists(name):
+            raise DataError(f"there is no benchmark {name!r}: did you mean {near[0]}?")
+        data = Data(path=name, split="test", data_dir=settings.data_dir)
+        return _first(load_problems(data, needs_solution=False), settings.limit)
     known = BENCHMARKS[name]
     whole = load_problems(_source(name, known, settings.data_dir), needs_solution=False)
-    found = len(whole.problems) + len(whole.rejected)
+    found = len(whole.problems)
     if found not in known.rows:
         wanted = " or ".join(f"{rows:,}" for rows in known.rows)
-        raise DataError(f"{name} has {wanted} problems, and this copy {found:,}: get it again, or name it by its path")
-    if settings.limit is None:
-        return whole
-    return loaded(whole.problems[: settings.limit], whole.rejected)
+        why = f" ({whole.rejected[0].where}: {whole.rejected[0].detail})" if whole.rejected else ""
+        raise DataError(
+            f"{name} has {wanted} problems, and this copy {found:,}{why}: get it again, or name it by its path"
+        )
+    return _first(whole, settings.limit)
+
+
+def _first(whole: Loaded, limit: int | None) -> Loaded:
+    return whole if limit is None else loaded(whole.problems[:limit], whole.rejected)
 
 
 def _source(name: str, known: Benchmark, folder: str | None) -> Data:
@@ -89,9 +99,9 @@ def _source(name: str, known: Benchmark, folder: str | None) -> Data:
     copy = copy_of(folder, names)
     if folder and not copy:
         raise DataError(
-            f"there is no copy of {name} in {folder}: looked for {', '.join(names)}; leave out --data-dir to get it "
-            f"from the hub ({known.hub})"
+            f"there is no copy of {name} in {folder}: looked for {', '.join(names)}; without evaluate.data_dir it is "
+            f"taken from the hub ({known.hub})"
         )
     plain = Data(path=str(copy or known.hub), split=known.split, config=known.config)
-    _, first = next(read_rows(plain), ("", {}))
-    return plain if isinstance(first, dict) and "problem" in first else plain.model_copy(update=dict(known.columns))
+    first = next((row for _, row in read_rows(plain) if isinstance(row, dict)), {})
+    return plain if "problem" in first else plain.model_copy(update=dict(known.columns))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -46,6 +47,7 @@ _FLAT = Parameter(name="*")
 Folder = Annotated[Path, Parameter(help="Run folder.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the summary as one JSON object.")]
 Restart = Annotated[bool, Parameter(negative="", help="Discard what retell wrote into the folder before.")]
+DryRun = Annotated[bool, Parameter(negative="", help="Check every input, estimate what a run comes to; write nothing.")]
 
 app = App(
     name="retell",
@@ -67,13 +69,34 @@ def demo(*, out: Folder = Path("demo"), restart: Restart = False, as_json: Json 
 def run(
     recipe: Path,
     *,
-    out: Folder,
+    out: Folder | None = None,
     flags: Annotated[Recipe | None, _FLAT] = None,
     restart: Restart = False,
+    dry_run: DryRun = False,
+    generation_rate: Annotated[float | None, Parameter(help="Of a dry run: tokens generated in a second.")] = None,
+    training_rate: Annotated[float | None, Parameter(help="Of a dry run: tokens trained on in a second.")] = None,
     as_json: Json = False,
 ) -> None:
     """Every stage of a recipe in order; a stage whose inputs are unchanged is not run again."""
     chosen = overlay(load_recipe(recipe), flags or Recipe())
+    rates = {"--generation-rate": generation_rate, "--training-rate": training_rate}
+    if dry_run:
+        from retell.forecast import forecast, summarise
+
+        for flag, rate in rates.items():
+            if rate is not None and not 0 < rate < math.inf:
+                raise RecipeError(f"{flag} {rate:g}: it is a number of tokens in a second, more than 0")
+        found = summarise(forecast(chosen, out, restart, generation_rate, training_rate))
+        _show(as_json, found, present.forecast)
+        wrong = [check["what"] for check in found["checks"] if check["state"] == "wrong"]
+        if wrong:
+            raise RecipeError(f"{len(wrong)} of {len(found['checks'])} checks are wrong: {', '.join(wrong)}")
+        return
+    useless = [flag for flag, rate in rates.items() if rate is not None]
+    if useless:
+        raise RecipeError(f"{useless[0]} has no effect without --dry-run, which estimates hours with it: leave it out")
+    if out is None:
+        raise RecipeError("where does the run go? Give --out DIR, or --dry-run to see what it comes to")
     with RunFolder(out, restart=restart) as folder:
         from retell import pipeline
 
@@ -157,17 +180,19 @@ def evaluate(
     """avg@k of a model on benchmarks: the run's policy, or another --model such as a checkpoint."""
     with RunFolder(out) as folder:
         from retell import pipeline
+        from retell.contamination import look_for_benchmarks
 
         stored = folder.recipe() or Recipe()
         recipe = overlay(stored, _changes(policy=policy, evaluate=evaluate))
         other = stored.policy.model is not None and recipe.policy.model != stored.policy.model
         if other and policy and "revision" not in policy.model_fields_set:
             recipe = overlay(recipe, Recipe(policy=Policy(revision=None)))
-        called = name or (Path(recipe.policy.model).name if other and recipe.policy.model else "base")
-        if Path(called).name != called:
-            raise RecipeError(f"--name {called!r} is no plain name: leave out the separators")
+        by_itself = Path(recipe.policy.model).name if other and recipe.policy.model else "base"
+        called = by_itself if name is None else name
+        if not called or Path(called).name != called:
+            raise RecipeError(f"--name {called!r} is no plain name: give one without separators")
         _refuse_outdated(folder, called, recipe.policy)
-        pipeline.look_for_benchmarks(recipe, folder)
+        look_for_benchmarks(recipe, folder)
         summary = pipeline.run_evaluate(recipe, folder, called, recipe.policy)
         # The run's policy stays the one that was rewritten for; a checkpoint that is evaluated does not replace it.
         folder.store_recipe(overlay(stored, _changes(evaluate=recipe.evaluate)) if stored.policy.model else recipe)

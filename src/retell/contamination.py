@@ -1,14 +1,20 @@
-"""Which training problems are a benchmark's problems, or hold at least half of one. It depends on their texts alone."""
+"""Which training problems are a benchmark's problems, or hold at least half of one, and what becomes of them.
+
+Whether two problems overlap depends on their texts alone.
+"""
 
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from unicodedata import normalize
 
+from retell.benchmarks import load_benchmarks
+from retell.errors import DataError, RecipeError
 from retell.problems import Loaded
-from retell.records import Problem
+from retell.recipe import Evaluate, Recipe
+from retell.records import Problem, Reject
 from retell.runfolder import RunFolder
 
 GRAM = 13
@@ -86,35 +92,107 @@ def find_overlaps(problems: Iterable[Problem], benchmarks: Mapping[str, Sequence
     return [overlap for problem in problems for overlap in index.overlaps(problem)]
 
 
-def check_contamination(
-    problems: Iterable[Problem], benchmarks: Mapping[str, Loaded], folder: RunFolder
-) -> dict[str, list[Overlap]]:
-    """The overlaps by the id of the training problem; writes contamination.json and says what was found."""
+def contaminated(problems: Iterable[Problem], benchmarks: Mapping[str, Loaded]) -> list[Overlap]:
+    """The overlaps of training problems with benchmarks, which are also said."""
     found = find_overlaps(problems, {name: loaded.problems for name, loaded in benchmarks.items()})
-    summary = {}
-    for name, loaded in benchmarks.items():
-        here = [overlap for overlap in found if overlap.benchmark == name]
-        known = {overlap.benchmark_id for overlap in here}
-        equal = {overlap.benchmark_id for overlap in here if overlap.share == 1}
-        training = {overlap.id for overlap in here}
-        summary[name] = {
-            "problems": len(loaded.problems),
-            "known": len(known),
-            "equal": len(equal),
-            "training_problems": len(training),
-        }
-        if known:
+    for name, told in _told(found, benchmarks, dropped=False).items():
+        if told["known"]:
             print(
-                f"{name}: {len(known)} of {len(loaded.problems)} problems overlap {len(training)} training problems "
-                f"({len(equal)} equal one): see contamination.json",
+                f"{name}: {told['known']} of {told['problems']} problems overlap {told['training_problems']} training "
+                f"problems ({told['equal']} equal one)",
                 file=sys.stderr,
             )
-    overlaps = [asdict(overlap) for overlap in found]
-    folder.write_json("contamination.json", {"benchmarks": summary, "overlaps": overlaps})
-    by_id: dict[str, list[Overlap]] = {}
+    return found
+
+
+def write_contamination(
+    folder: RunFolder, found: Sequence[Overlap], benchmarks: Mapping[str, Loaded], *, dropped: bool, anew: bool
+) -> None:
+    """Writes contamination.json: what was found of each benchmark, and whether it was dropped.
+
+    What it says of other benchmarks stays, unless it is made ``anew`` for other training problems.
+    """
+    before = {} if anew else folder.read_json("contamination.json") or {}
+    others = [overlap for overlap in before.get("overlaps", []) if overlap["benchmark"] not in benchmarks]
+    told = before.get("benchmarks", {}) | _told(found, benchmarks, dropped)
+    if told:
+        overlaps = [*others, *map(asdict, found)]
+        folder.write_json("contamination.json", {"benchmarks": told, "overlaps": overlaps})
+
+
+def _told(
+    found: Sequence[Overlap], benchmarks: Mapping[str, Loaded], dropped: bool
+) -> dict[str, dict[str, int | bool]]:
+    told: dict[str, dict[str, int | bool]] = {}
+    for name, loaded in benchmarks.items():
+        here = [overlap for overlap in found if overlap.benchmark == name]
+        told[name] = {
+            "problems": len(loaded.problems),
+            "known": len({overlap.benchmark_id for overlap in here}),
+            "equal": len({overlap.benchmark_id for overlap in here if overlap.share == 1}),
+            "training_problems": len({overlap.id for overlap in here}),
+            "dropped": dropped,
+        }
+    return told
+
+
+def benchmarks_against(recipe: Recipe, own: Mapping[str, Loaded] | None = None) -> dict[str, Loaded]:
+    """The benchmarks that are looked for among the training problems."""
+    named = Evaluate(benchmark=recipe.data.against, data_dir=recipe.data.data_dir)
+    found = dict(own or {}) | (load_benchmarks(named) if named.benchmark else {})
+    if not found and recipe.data.overlap == "drop":
+        raise RecipeError("data.overlap = 'drop' needs benchmarks to look for: name them with data.against")
+    return found
+
+
+def without_overlaps(read: Loaded, found: Sequence[Overlap], recipe: Recipe) -> Loaded:
+    """Drops the problems that overlap a benchmark's, if the recipe says so."""
+    if recipe.data.overlap == "report" or not found:
+        return read
+    why: dict[str, list[str]] = {}
     for overlap in found:
-        by_id.setdefault(overlap.id, []).append(overlap)
-    return by_id
+        why.setdefault(overlap.id, []).append(f"{overlap.share:.0%} of {overlap.benchmark} {overlap.benchmark_id}")
+    kept = tuple(problem for problem in read.problems if problem.id not in why)
+    if not kept:
+        raise DataError(f"every problem of {recipe.data.path} is one of a benchmark: nothing is left to train on")
+    dropped = [
+        Reject(f"problem {problem.id}", "contaminated", "; ".join(why[problem.id]), problem.id, problem.problem)
+        for problem in read.problems
+        if problem.id in why
+    ]
+    # The same data: what was drawn for the others stays theirs.
+    return replace(read, problems=kept, rejected=(*read.rejected, *dropped))
+
+
+def overlaps_to_drop(recipe: Recipe, read: Loaded) -> list[Overlap]:
+    """What a run on the mix `online` leaves out of the data, as the rewriting of the whole does."""
+    if recipe.data.overlap == "report":
+        return []
+    own = whole_benchmarks(recipe.evaluate) if recipe.evaluate.benchmark else {}
+    return contaminated(read.problems, benchmarks_against(recipe, own))
+
+
+def look_for_benchmarks(recipe: Recipe, folder: RunFolder) -> None:
+    """Says which problems of the recipe's benchmarks are among those of the folder's rewritten rows, if it has any."""
+    if (folder.path / "rewritten.parquet").is_file():
+        benchmarks = whole_benchmarks(recipe.evaluate)
+        found = contaminated(_trained_on(folder), benchmarks)
+        write_contamination(folder, found, benchmarks, dropped=False, anew=False)
+
+
+def whole_benchmarks(settings: Evaluate) -> dict[str, Loaded]:
+    """The benchmarks without the limit: a training problem must not be one of the others either."""
+    return load_benchmarks(settings.model_copy(update={"limit": None}))
+
+
+def _trained_on(folder: RunFolder) -> Iterator[Problem]:
+    """The problems of the rewritten rows, read in parts."""
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(folder.path / "rewritten.parquet")
+    for batch in table.iter_batches(columns=["id", "problem"]):
+        for row in batch.to_pylist():
+            yield Problem(row["id"], row["problem"], "", "", "")
 
 
 def _folded(text: str) -> str:

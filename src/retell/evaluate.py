@@ -74,6 +74,9 @@ def evaluate(
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "max_tokens": settings.max_tokens,
+        "seed": settings.seed,
+        "prompt": prompter.solve_template.text,
+        "system": prompter.system,
         "context": engine.context,
         "grader": graders.name,
         "rounded": rounded,
@@ -107,8 +110,10 @@ def _check_room(name: str, todo: Sequence[tuple[str, Problem]], room: Mapping[st
         )
 
 
-def _won(answered: Sequence[Answered], graders: GraderPool) -> list[float]:
-    """The chance of each problem's majority vote, wrong answers being compared with one another where it matters."""
+def _won(answered: Sequence[Answered], graders: GraderPool) -> list[float | None]:
+    """The chance of each problem's majority vote, wrong answers being compared with one another where it matters; None
+    where the grader does not tell which answers it read.
+    """
     ballots = [ballot(one) for one in answered]
     pairs: dict[str, tuple[int, str, str]] = {}
     for number, (one, votes) in enumerate(zip(answered, ballots, strict=True)):
@@ -118,14 +123,19 @@ def _won(answered: Sequence[Answered], graders: GraderPool) -> list[float]:
             response = votes.wrong[mine][0].sample.completion.text
             graders.submit(ticket, Case(one.problem.problem, response, theirs, one.benchmark))
     classes = [{text: frozenset([text]) for text in votes.wrong} for votes in ballots]
-    while graders.pending:
-        for ticket, verdict in graders.collect(wait=True):
-            if verdict.outcome == "correct":
-                number, mine, theirs = pairs[ticket]
-                merged = classes[number][mine] | classes[number][theirs]
-                classes[number].update(dict.fromkeys(merged, merged))
+    with progress("comparing answers", len(pairs)) as tick:
+        compared = 0
+        while graders.pending:
+            for ticket, verdict in graders.collect(wait=True):
+                compared += 1
+                if verdict.outcome == "correct":
+                    number, mine, theirs = pairs[ticket]
+                    merged = classes[number][mine] | classes[number][theirs]
+                    classes[number].update(dict.fromkeys(merged, merged))
+            tick(compared)
     return [
-        votes.won([list(texts) for texts in set(found.values())]) for votes, found in zip(ballots, classes, strict=True)
+        votes.won([list(texts) for texts in set(found.values())]) if votes.known else None
+        for votes, found in zip(ballots, classes, strict=True)
     ]
 
 
@@ -134,6 +144,7 @@ def _write_responses(folder: RunFolder, name: str, answered: Sequence[Answered])
         {
             "benchmark": one.benchmark,
             "id": one.problem.id,
+            "problem": one.problem.problem,
             "index": attempt.sample.index,
             "response": attempt.sample.completion.text,
             "answer": one.problem.answer,

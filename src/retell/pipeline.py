@@ -13,13 +13,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
-from retell.contamination import check_contamination
+from retell.contamination import (
+    benchmarks_against,
+    contaminated,
+    overlaps_to_drop,
+    whole_benchmarks,
+    without_overlaps,
+    write_contamination,
+)
 from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
@@ -31,7 +38,7 @@ from retell.graders.pool import GraderPool
 from retell.graders.qwen import QwenGrader
 from retell.hashing import digest, file_digest
 from retell.journal import Journal
-from retell.ladder import Ladder, reject
+from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
 from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
@@ -47,6 +54,7 @@ from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
+from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
 
 Summary = dict[str, Any]
@@ -64,7 +72,7 @@ class LocalPolicy:
 def run(recipe: Recipe, folder: RunFolder) -> Summary:
     """Every stage in order; what can be checked is checked before the first."""
     runs = check(recipe)
-    own = load_benchmarks(recipe.evaluate) if recipe.evaluate.benchmark else {}
+    own = whole_benchmarks(recipe.evaluate) if recipe.evaluate.benchmark else {}
     summary: Summary = {"rewrite": run_rewrite(recipe, folder, own), "gap": run_gap(recipe, folder), "train": {}}
     for training in runs:
         summary["train"][training.name] = run_train(recipe, folder, training)
@@ -89,6 +97,7 @@ def check(recipe: Recipe) -> list[Run]:
     if twice:
         raise RecipeError(f"two of train.runs are called {twice[0]}: rename one of the files")
     for training in runs:
+        _check_mix(training, recipe)
         if training.mix not in MIXES:
             next(read_rows(recipe.data.model_copy(update={"path": training.mix})), None)
     if runs:
@@ -119,6 +128,17 @@ def check(recipe: Recipe) -> list[Run]:
     return runs
 
 
+def _check_mix(training: Run, recipe: Recipe) -> None:
+    """Raises:
+    RecipeError: the mix is a file, which nothing is dropped from, and something is to be dropped.
+    """
+    if training.mix not in MIXES and recipe.data.overlap == "drop":
+        raise RecipeError(
+            f"data.overlap = 'drop' does not reach the rows of {training.mix}: rewrite that file as the data, or set "
+            "overlap to 'report'"
+        )
+
+
 def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Loaded] | None = None) -> Summary:
     """Builds the rewritten dataset: rewritten.parquet, rejected.jsonl, rewrite.json.
 
@@ -126,9 +146,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     """
     settings = recipe.rewrite
     grader = _choosing(settings)
-    against = dict(benchmarks or {})
-    if recipe.data.against:
-        against |= load_benchmarks(Evaluate(benchmark=recipe.data.against, data_dir=recipe.data.data_dir))
+    against = benchmarks_against(recipe, benchmarks)
     read = load_problems(recipe.data)
     policy, drawn_by = _drawing(recipe.policy, settings)
     tokenizer = policy.tokenizer if policy else None
@@ -149,7 +167,8 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         if needed is not None:
             folder.spare(needed)
     folder.check("rewrite", identity)
-    read = _uncontaminated(read, against, recipe, folder)
+    overlaps, dropped = contaminated(read.problems, against), recipe.data.overlap == "drop"
+    read = without_overlaps(read, overlaps, recipe)
     chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
     chosen["max_length"] = recipe.data.max_length
     rejects = [asdict(reject) for reject in read.rejected]
@@ -164,11 +183,13 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         summary["grader"] = grader.name
         summary["recipe_sha"] = digest({name: dump(recipe)[name] for name in ("policy", "data", "rewrite")})
         folder.write_json("rewrite.json", summary)
+        write_contamination(folder, overlaps, against, dropped=dropped, anew=True)
         return summary
 
     outputs = ["rewrite.json", "rewritten.parquet", "rejected.jsonl"]
     if folder.is_fresh("rewrite", inputs):
         folder.store_recipe(recipe)
+        write_contamination(folder, overlaps, against, dropped=dropped, anew=False)
         return _stage(folder, "rewrite", inputs, outputs, dict)
     loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
     # Opened first: what cannot be opened must not cost what a --restart discards, nor leave its recipe behind.
@@ -176,31 +197,6 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         folder.claim("rewrite", identity)
         folder.store_recipe(recipe)
         return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
-
-
-def _uncontaminated(read: Loaded, benchmarks: Mapping[str, Loaded], recipe: Recipe, folder: RunFolder) -> Loaded:
-    """Looks for the benchmarks' problems among those read, and drops them if the recipe says so."""
-    if not benchmarks:
-        if recipe.data.overlap == "drop":
-            raise RecipeError("data.overlap = 'drop' needs benchmarks to look for: name them with data.against")
-        return read
-    found = check_contamination(read.problems, benchmarks, folder)
-    if recipe.data.overlap == "report" or not found:
-        return read
-    kept = tuple(problem for problem in read.problems if problem.id not in found)
-    if not kept:
-        raise DataError(f"every problem of {recipe.data.path} is one of a benchmark: nothing is left to train on")
-    dropped = [
-        reject(
-            problem,
-            "contaminated",
-            "; ".join(f"{o.share:.0%} of {o.benchmark} {o.benchmark_id}" for o in found[problem.id]),
-        )
-        for problem in read.problems
-        if problem.id in found
-    ]
-    # The same data: what was drawn for the others stays theirs.
-    return replace(read, problems=kept, rejected=(*read.rejected, *dropped))
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -235,6 +231,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     from retell.train import Source, check_rows, check_training, source_of, train
 
     named, online = training.mix in KEPT, training.mix == ONLINE
+    _check_mix(training, recipe)
     method = open_loss(training.loss)
     check_training(recipe.train, method, online=online)
     source = _rewritten_path(folder) if named or online else Path(located(training.mix))
@@ -248,9 +245,10 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     prompt = None if named else [prompter.system, prompter.solve_template.user]
     rewriting = None
     if online:
-        data = load_problems(recipe.data).digest
-        folder.check("rewrite", {"data": data})
-        rewriting = [data, _how_rewritten(recipe, prompter)]
+        read = load_problems(recipe.data)
+        folder.check("rewrite", {"data": read.digest})
+        left_out = sorted({overlap.id for overlap in overlaps_to_drop(recipe, read)})
+        rewriting = [read.digest, left_out, _how_rewritten(recipe, prompter)]
     chosen = [
         method.spec,
         method.version,
@@ -319,7 +317,7 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
     what |= {name: settings.engine_args.get(name, "auto") for name in (*PRECISION, "served_model")}
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
-    inputs = [drawn_by, digests, what, prompter.system, prompter.solve_template.user, grader.name]
+    inputs = [drawn_by, digests, what, prompter.system, prompter.solve_template.user, grader.name, SCORE_RULES]
 
     def work() -> Summary:
         meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
@@ -335,28 +333,12 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     return _stage(folder, f"evaluate/{name}", inputs, outputs, work)
 
 
-def look_for_benchmarks(recipe: Recipe, folder: RunFolder) -> None:
-    """Says which problems of the recipe's benchmarks are among those that the folder's runs are trained on, if any."""
-    if (folder.path / "rewritten.parquet").is_file():
-        check_contamination(_trained_on(folder), load_benchmarks(recipe.evaluate), folder)
-
-
-def _trained_on(folder: RunFolder) -> Iterator[Problem]:
-    """The problems of the rewritten rows, read in parts."""
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(folder.path / "rewritten.parquet")
-    for batch in table.iter_batches(columns=["id", "problem"]):
-        for row in batch.to_pylist():
-            yield Problem(row["id"], row["problem"], "", "", "")
-
-
 def _asked(model: Policy, settings: Evaluate) -> Policy:
     """The model as it is addressed in evaluation: as in training, or with a template for it alone."""
-    if settings.template is None:
+    if settings.prompt is None:
         return model
-    own = load_template(settings.template, needs=("problem",)).system is not None
-    return model.model_copy(update={"template": settings.template, "system": None if own else model.system})
+    own = load_template(settings.prompt, needs=("problem",)).system is not None
+    return model.model_copy(update={"template": settings.prompt, "system": None if own else model.system})
 
 
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -422,7 +404,9 @@ def _rewriting(
 ) -> Iterator[OnlineRewriter]:
     """What rewrites in the rounds of an online training, with an engine of its own."""
     settings, limit = recipe.rewrite, recipe.data.max_length
-    loaded = reject_untrainable(load_problems(recipe.data), prompter, policy.tokenizer, limit)
+    read = load_problems(recipe.data)
+    read = without_overlaps(read, overlaps_to_drop(recipe, read), recipe)
+    loaded = reject_untrainable(read, prompter, policy.tokenizer, limit)
     with (
         closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
         _store(folder) as journal,

@@ -1,7 +1,7 @@
 """The short tables that commands print for people."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retell.runfolder import RunFolder
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Summary = dict[str, Any]
 _REASONS = 5
+_NO = "–"
 _REGRADED = ("correct", "changed", "undecided")
 
 
@@ -77,7 +78,7 @@ def evaluation(summary: Summary, folder: RunFolder) -> None:
             str(one["n"]),
             plus_minus(one["avg_at_k"], one["stderr"]),
             f"{one['pass_at_k']:.1f}",
-            f"{one['majority_at_k']:.1f}",
+            "–" if one["majority_at_k"] is None else f"{one['majority_at_k']:.1f}",
             "–" if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
             f"{one['truncated']:.1f}",
         ]
@@ -159,6 +160,57 @@ def doctor(summary: Summary) -> None:
         print(f"\nprompt:\n  {_exact(said)}")
     if reply:
         print(f"\nreply:\n  {_exact(reply['text'])}")
+
+
+def forecast(summary: Summary) -> None:
+    """What a run comes to, what the estimates rest on, and the checks."""
+    rows = []
+    for step in summary["steps"]:
+        stage = step["stage"].replace("/", " ")
+        name = stage if stage.startswith(step["kind"]) else f"{stage} rounds"
+        counts = {key: _span(step[key], "{:,}".format) for key in ("samples", "rows", "updates")}
+        counted = ("samples",) if counts["samples"] != _NO else ("rows", "updates")
+        work = ", ".join(f"{counts[key]} {key}" for key in counted if counts[key] != _NO)
+        most = step["tokens_at_most"]
+        hours = "done" if step["done"] else _span(step["hours"], _hours)
+        tokens = _span(step["tokens"]), _span(None if most is None else (most, most))
+        rows.append([name, work, *tokens, _span(step["disk_bytes"]), hours])
+    total = summary["total"]
+    samples = f"{_span(total['samples'])} samples"
+    rows.append(["all", samples, "", "", _span(total["disk_bytes"]), _span(total["hours"], _hours)])
+    _table(["step", "work", "tokens", "at most", "bytes", "GPU hours"], rows)
+    print("Nothing was drawn, trained or written. ? is unknown, – is none. What the estimates rest on:")
+    for line in dict.fromkeys(line for step in summary["steps"] for line in step["rests_on"]):
+        print(f"- {_line(line)}")
+    for kind, rate in summary["rates"].items():
+        print(f"- {kind}: {rate['tokens_per_second']:,.0f} tokens/s, {_line(rate['says'])}")
+    print()
+    width = max(len(check["what"]) for check in summary["checks"])
+    for check in summary["checks"]:
+        print(f"{check['state']:<8} {check['what']:<{width}} {_line(check['says'])}")
+
+
+def _span(numbers: Sequence[float] | None, shown: Callable[[float], str] | None = None) -> str:
+    """A range: ? where it is unknown, – where there is none."""
+    if numbers is None:
+        return "?"
+    if not numbers[1]:
+        return _NO
+    fewest, most = map(shown or _scaled, numbers)
+    return most if fewest == most else f"{fewest}–{most}" if numbers[0] else f"≤ {most}"
+
+
+def _scaled(number: float) -> str:
+    """A number in short: 950, 4,000, 13k, 1.1G."""
+    if number < 10_000:
+        return f"{number:,.0f}"
+    power = min((len(f"{number:.0f}") - 1) // 3, 4)
+    scaled = number / 1000**power
+    return f"{scaled:.{0 if scaled >= 9.95 else 1}f}{'kMGT'[power - 1]}"
+
+
+def _hours(hours: float) -> str:
+    return "< 0.1" if hours < 0.05 else f"{hours:,.{0 if hours >= 9.95 else 1}f}"
 
 
 def _line(text: str) -> str:

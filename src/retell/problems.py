@@ -44,7 +44,7 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
     taken: Counter[str] = Counter()
     rows = islice(read_rows(data), data.limit)
     items = (_problem(where, row, data, needs_solution) for where, row in rows)
-    for item in items if data.sample is None else _sampled(items, data.sample, data.seed):
+    for item in items if data.sample is None else _sampled(items, data.sample, data.sample_seed):
         if isinstance(item, Reject):
             rejected.append(item)
         else:
@@ -92,6 +92,8 @@ def read_rows(data: Data) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
         files = [path]
     elif path.suffix in SUFFIXES or path.is_absolute() or str(path).count("/") > 1:
         raise DataError(f"there is no file {path}: check the path")
+    elif data.data_dir:
+        raise DataError(f"there is no copy of {data.path} in {data.data_dir}: put one there, or leave out data_dir")
     else:
         yield from _read_dataset(data.path, data)
         return

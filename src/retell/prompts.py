@@ -11,7 +11,7 @@ from retell.records import Message, Problem, Prompt
 from retell.tokens import ChatTokenizer
 
 _PLACEHOLDER = re.compile(r"\{(problem|solution)\}")
-_TURNS = re.compile(r"\[system\]\n(.*)\n\[user\]\n(.*)", re.DOTALL)
+_TURNS = re.compile(r"\[system\]\n(?:(.*?)\n)?\[user\]\n(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def load_template(name: str, *, needs: tuple[str, ...]) -> Template:
         text = (
             packaged.read_text(encoding="utf-8")
             if re.fullmatch(r"[\w-]+", name) and packaged.is_file()
-            else Path(located(name)).read_text(encoding="utf-8")
+            else Path(located(name)).read_text(encoding="utf-8-sig")
         )
     except (OSError, ValueError) as error:
         raise RecipeError(
@@ -48,7 +48,9 @@ def load_template(name: str, *, needs: tuple[str, ...]) -> Template:
         ) from error
     text = text.removesuffix("\n")
     turns = _TURNS.fullmatch(text)
-    template = Template(turns[2], turns[1]) if turns else Template(text)
+    if text.startswith("[system]") and not turns:
+        raise RecipeError(f"the template {name} begins with [system] and has no line [user]: put one before the user's")
+    template = Template(turns[2], turns[1] or "") if turns else Template(text)
     for placeholder in needs:
         if f"{{{placeholder}}}" not in template.user:
             raise RecipeError(f"the template {name} lacks {{{placeholder}}}")
@@ -66,6 +68,8 @@ class Prompter:
 
     def __init__(self, policy: Policy, tokenizer: ChatTokenizer | None, guided_template: str | None = None) -> None:
         self.solve_template = load_template(policy.template, needs=("problem",))
+        if "{solution}" in self.solve_template.user:
+            raise RecipeError(f"the template {policy.template} shows {{solution}}, which no training prompt may")
         self.guided_template = (
             load_template(guided_template, needs=("problem", "solution")) if guided_template else None
         )

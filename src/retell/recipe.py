@@ -101,7 +101,7 @@ class Data(Section):
     """Use the first so many rows only."""
     sample: Annotated[int, Field(ge=1)] | None = None
     """Use so many rows only, chosen at random; those that cannot be used are among them."""
-    seed: Seed = 0
+    sample_seed: Seed = 0
     """Seed of that choice."""
     against: tuple[Source, ...] = ()
     """Benchmarks to look for among the problems, by name or file; a whole run looks for its own ones too."""
@@ -255,8 +255,8 @@ class Evaluate(Sampler):
     """By name (math500 minerva_math olympiadbench aime24 amc23 aime25 gsm8k), or a file, folder or hub dataset."""
     data_dir: Source | None = None
     """Folder with copies of named benchmarks, DATA_DIR/NAME.jsonl, or of hub datasets, DATA_DIR/owner/name."""
-    template: Source | None = None
-    """Prompt template: `qwen-boxed` (the paper's), `boxed`, `plain` or a file; by default the policy's own."""
+    prompt: Source | None = None
+    """Prompt template of evaluation: `qwen-boxed` (the paper's), `boxed`, `plain` or a file; else the policy's own."""
     k: Annotated[int, Field(ge=1)] = 16
     """Samples per problem."""
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -43,7 +43,7 @@ def write_report(recipe: Recipe, folder: RunFolder) -> str:
         _what_was_run(recipe, folder),
         table_1,
         table_2,
-        _section("What holds in this run", comparisons(compare(folder, list(evals)))),
+        _section("What holds in this run", comparisons(compare(folder, evals))),
         table_3,
         table_4,
         _section("Figure 3: log-probs by rung", _figure_3(folder)),
@@ -108,7 +108,7 @@ def _what_was_run(recipe: Recipe, folder: RunFolder) -> str:
     looked = (folder.read_json("contamination.json") or {}).get("benchmarks", {})
     if looked:
         found = [
-            f"{name} {one['known']} of {one['problems']} ({one['equal']} equal)"
+            f"{name} {one['known']} of {one['problems']} ({one['equal']} equal{', dropped' if one['dropped'] else ''})"
             for name, one in looked.items()
             if one["known"]
         ]

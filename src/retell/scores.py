@@ -1,12 +1,15 @@
 """Graded attempts → what a benchmark's result says: avg@k, pass@k, majority@k, and the shares beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from retell.records import Attempt, Problem
 from retell.stats import standard_error
+
+RULES = 1
+"""Version of the scores: those made under another are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """The votes on one problem: how many responses are correct, and the others that give an answer, by its text."""
+    """The votes on one problem: how many responses are correct, and the others that give an answer, by its text.
+
+    ``known`` says whether the grader tells which answers it read; a vote among others cannot be counted.
+    """
 
     correct: int
     wrong: Mapping[str, tuple[Attempt, ...]]
+    known: bool = True
 
     @property
     def open(self) -> bool:
@@ -54,34 +61,41 @@ def ballot(one: Answered) -> Ballot:
         text = attempt.verdict.extracted
         if text and not attempt.correct and attempt.sample.completion.stop == "stop":
             wrong[text] = (*wrong.get(text, ()), attempt)
-    return Ballot(sum(attempt.correct for attempt in one.drawn), wrong)
+    right = [attempt for attempt in one.drawn if attempt.correct]
+    return Ballot(len(right), wrong, all(attempt.verdict.extracted for attempt in right))
 
 
-def score(problems: Sequence[Answered], won: Sequence[float], *, rounded: bool) -> dict[str, Any]:
-    """Scores in percent; undecided responses score 0. ``won`` has each problem's chance of `Ballot.won`.
+def score(problems: Sequence[Answered], won: Sequence[float | None], *, rounded: bool) -> dict[str, Any]:
+    """Scores in percent; undecided responses score 0. ``won`` has each problem's chance of `Ballot.won`, None where the
+    votes are not known.
 
     avg_at_k is the mean over problems of the share of correct responses, and ``stderr`` its standard error over
     problems. With ``rounded`` it is instead the mean over the k runs of a run's accuracy rounded to one decimal, which
-    is how the paper's tables were made. ``undecided`` and ``truncated`` are percentages of the responses; avg_at_k +
-    undecided bounds avg@k from above. ``mean_tokens`` is a response's length, None where it is not known. What the
-    engine failed on is no response: it is left out, and ``failed`` counts it.
+    is how the paper's tables were made. ``undecided`` and ``truncated`` are means over problems of the percentage of
+    its responses; avg_at_k + undecided bounds avg@k from above. ``mean_tokens`` is a response's length, None where it
+    is not known. What the engine failed on is no response: it is left out, and ``failed`` counts it.
     """
     answered = [(one.drawn, chance) for one, chance in zip(problems, won, strict=True) if one.drawn]
     attempts = [attempt for drawn, _ in answered for attempt in drawn]
     means = [100 * fmean(attempt.correct for attempt in drawn) for drawn, _ in answered]
+    chances = [chance for _, chance in answered if chance is not None]
     tokens = [attempt.sample.completion.tokens for attempt in attempts]
     known = [number for number in tokens if number is not None]
     return {
         "avg_at_k": fmean(_runs(attempts)) if rounded else fmean(means),
         "stderr": standard_error(means),
         "pass_at_k": 100 * fmean(mean > 0 for mean in means),
-        "majority_at_k": 100 * fmean(chance for _, chance in answered),
+        "majority_at_k": 100 * fmean(chances) if len(chances) == len(answered) else None,
         "n": len(means),
         "failed": sum(len(one.attempts) for one in problems) - len(attempts),
-        "undecided": 100 * fmean(attempt.verdict.outcome == "undecided" for attempt in attempts),
-        "truncated": 100 * fmean(attempt.sample.completion.stop == "length" for attempt in attempts),
+        "undecided": fmean(_share(drawn, lambda one: one.verdict.outcome == "undecided") for drawn, _ in answered),
+        "truncated": fmean(_share(drawn, lambda one: one.sample.completion.stop == "length") for drawn, _ in answered),
         "mean_tokens": fmean(known) if len(known) == len(tokens) else None,
     }
+
+
+def _share(attempts: Sequence[Attempt], what: Callable[[Attempt], bool]) -> float:
+    return 100 * fmean(map(what, attempts))
 
 
 def _runs(attempts: Sequence[Attempt]) -> list[float]:

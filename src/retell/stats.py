@@ -18,6 +18,6 @@ def effective_share(weights: NDArray[np.float64]) -> float:
     return float(weights.sum()) ** 2 / (weights.size * squares) if squares > 0 else 0.0
 
 
-def plus_minus(value: float, error: float | None) -> str:
+def plus_minus(value: float, error: float | None, places: int = 1) -> str:
     """A figure with its standard error, where that is known."""
-    return f"{value:.1f}" + (f" ± {error:.1f}" if error is not None else "")
+    return f"{value:.{places}f}" + (f" ± {error:.{places}f}" if error is not None else "")
