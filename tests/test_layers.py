@@ -9,13 +9,13 @@ ROOT = Path(retell.__file__).parent
 
 # fmt: off
 FLOORS = (
-    ("errors", "hashing", "answers", "stats", "spans", "offline", "head", "packing", "losses"),
-    ("records", "plugins", "schedule", "processes", "footprint"),
+    ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
+    ("records", "plugins", "schedule", "processes", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),
-    ("mixes", "contamination", "lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
+    ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
     ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
      "graders.wording", "graders.realsets"),
@@ -31,13 +31,13 @@ FLOORS = (
     ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
-    ("checks.model", "inputs"),
-    ("doctor", "forecast"),
+    ("checks.model", "dryrun.inputs"),
+    ("doctor", "dryrun.forecast"),
     ("cli",),
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks"}
+OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun"}
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
 
 

@@ -1,5 +1,10 @@
 """The recipes beside the package: the paper's experiments are whole, and run to the end on the packaged policy."""
 
+import json
+import os
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -60,6 +65,35 @@ def test_every_value_of_a_paper_recipe_is_the_papers_or_a_stated_choice(path: Pa
     silent = [line for i, line in enumerate(stated) if "# paper" not in line and "# choice" not in line.lower()]
     assert len(stated) == sum(len(keys) for keys in document.values())
     assert len(silent) == ends - following - 1 + own_title, silent
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_paper_recipe_is_dry_run_without_a_network(path: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    # What this machine lacks is no fault of the recipe.
+    engines = ["--rewrite.engine", "transformers", "--evaluate.engine", "transformers"]
+    command = [sys.executable, "-m", "retell", "run", str(path), "--dry-run", "--json", *engines]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {check["what"] for check in found["checks"] if check["state"] == "unknown"} >= {"model", "data"}
+    assert not [check for check in found["checks"] if check["state"] == "wrong"]
+    [rewriting] = [step for step in found["steps"] if step["stage"] == "rewrite"]
+    assert rewriting["samples"] == [50_000, 800_000]
+    evaluations = [step["samples"] for step in found["steps"] if step["stage"].startswith("evaluate/")]
+    assert evaluations == [[16 * (500 + 272 + 674 + 30 + 40), 16 * (500 + 272 + 675 + 30 + 40)]] * 7
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_commands_in_a_paper_recipe_are_ones(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = path.read_text(encoding="utf-8").replace(" \\\n#", "")
+    commands = re.findall(r"^#\s+retell (run .*?)(?:\s+#.*)?$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for line in commands:
+        words = [word for word in line.split() if word != "--dry-run"]
+        assert str(path).endswith(words[1])
+        assert main([*words[:1], str(path), *words[2:], "--dry-run"]) in (0, 2)
+        assert "Unknown option" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

@@ -81,7 +81,7 @@ def run(
     chosen = overlay(load_recipe(recipe), flags or Recipe())
     rates = {"--generation-rate": generation_rate, "--training-rate": training_rate}
     if dry_run:
-        from retell.forecast import forecast, summarise
+        from retell.dryrun.forecast import forecast, summarise
 
         for flag, rate in rates.items():
             if rate is not None and not 0 < rate < math.inf:

@@ -145,7 +145,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     ``benchmarks`` are looked for among the problems, beside those that the recipe names for that.
     """
     settings = recipe.rewrite
-    grader = _choosing(settings)
+    grader = choosing(settings)
     against = benchmarks_against(recipe, benchmarks)
     read = load_problems(recipe.data)
     policy, drawn_by = _drawing(recipe.policy, settings)
@@ -410,7 +410,7 @@ def _rewriting(
     with (
         closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
         _store(folder) as journal,
-        GraderPool(_choosing(settings), settings.grader_workers) as graders,
+        GraderPool(choosing(settings), settings.grader_workers) as graders,
     ):
         assert isinstance(engine, Reloadable)
         yield OnlineRewriter(
@@ -443,7 +443,7 @@ def _how_rewritten(recipe: Recipe, prompter: Prompter) -> object:
     chosen = {name: getattr(settings, name) for name in names}
     precision = {name: settings.engine_args.get(name, "auto") for name in PRECISION}
     assert prompter.guided_template
-    return [chosen, precision, prompter.guided_template.text, _choosing(settings).name, LEAK_RULES]
+    return [chosen, precision, prompter.guided_template.text, choosing(settings).name, LEAK_RULES]
 
 
 def open_policy(policy: Policy) -> LocalPolicy:
@@ -515,7 +515,7 @@ def _store(folder: RunFolder) -> Journal:
     return Journal(folder.path / "journal.sqlite")
 
 
-def _choosing(settings: Rewrite) -> Grader:
+def choosing(settings: Rewrite) -> Grader:
     """The grader of rewriting, which chooses what is trained on.
 
     Raises:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from retell.dryrun.spans import Mean, Range, times, total
 from retell.errors import MissingExtraError
-from retell.spans import Mean, Range, times, total
 
 # Fewest and most. journal.sqlite: 6,140 samples of the packaged policy, of 42 tokens each and three characters a token,
 # took 870 bytes with their verdicts; samples made up of 200, 400 and 2,000 tokens and four characters a token took

@@ -14,20 +14,20 @@ from typing import Any, Literal
 from retell import pipeline
 from retell.benchmarks import BENCHMARKS, load_benchmarks
 from retell.contamination import benchmarks_against, find_overlaps, without_overlaps
+from retell.dryrun.footprint import Weights, weights_in
+from retell.dryrun.lengths import Lengths, by_characters, by_tokens, extrapolated, some_of
+from retell.dryrun.offline import offline, wants_network
+from retell.dryrun.spans import Range
 from retell.engines.named import check_engine
 from retell.errors import DataError, MissingExtraError, PolicyError, RequestError, RetellError, first_line
-from retell.footprint import Weights, weights_in
 from retell.graders.named import grader_named
-from retell.lengths import Lengths, by_characters, by_tokens, extrapolated, some_of
 from retell.mixes import MIXES, ONLINE, RUNS, Run, run_named
-from retell.offline import offline, wants_network
 from retell.policy import fingerprint, resolve_policy
 from retell.problems import Loaded, load_problems, read_rows
 from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Recipe, Rewrite
 from retell.records import Reject
 from retell.rewrite import reject_untrainable
-from retell.spans import Range
 from retell.tokens import ChatTokenizer
 
 State = Literal["ok", "wrong", "unknown"]
@@ -230,7 +230,7 @@ def _drawing(inputs: Inputs) -> Looking:
     """The engine and the grader of rewriting."""
     settings = inputs.recipe.rewrite
     yield from _guarded("rewrite engine", _engine(inputs, "rewrite", settings))
-    yield from _guarded("rewrite grader", _named("rewrite grader", lambda: pipeline._choosing(settings).name))
+    yield from _guarded("rewrite grader", _named("rewrite grader", lambda: pipeline.choosing(settings).name))
 
 
 def _scoring(inputs: Inputs) -> Looking:

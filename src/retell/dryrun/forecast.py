@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from retell.dryrun.footprint import BASIS, REPORT, of_answers, of_gap, of_journal, of_rewritten, of_training
+from retell.dryrun.inputs import Check, Inputs, State, look
+from retell.dryrun.lengths import Lengths, unknown_lengths
+from retell.dryrun.spans import NONE, Mean, Range, times, total
 from retell.errors import RetellError
-from retell.footprint import BASIS, REPORT, of_answers, of_gap, of_journal, of_rewritten, of_training
-from retell.inputs import Check, Inputs, State, look
 from retell.ladder import waves
-from retell.lengths import Lengths, unknown_lengths
 from retell.mixes import MIXES, ONLINE, Run
 from retell.recipe import Evaluate, Recipe, Rewrite, dump
 from retell.runfolder import RunFolder
 from retell.schedule import held_out
-from retell.spans import NONE, Mean, Range, times, total
 
 Summary = dict[str, Any]
 Kind = Literal["rewrite", "gap", "train", "evaluate", "report"]

@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 import retell
-from retell import inputs, pipeline
-from retell.footprint import Weights, of_gap, of_journal, weights_in
-from retell.forecast import Forecast, Step, forecast, summarise
-from retell.lengths import LOOKED_AT, by_characters, extrapolated, some_of
-from retell.offline import offline
+from retell import pipeline
+from retell.dryrun import inputs
+from retell.dryrun.footprint import Weights, of_gap, of_journal, weights_in
+from retell.dryrun.forecast import Forecast, Step, forecast, summarise
+from retell.dryrun.lengths import LOOKED_AT, by_characters, extrapolated, some_of
+from retell.dryrun.offline import offline
+from retell.dryrun.spans import times, total
 from retell.recipe import Recipe, load_recipe
 from retell.records import Problem
 from retell.runfolder import RunFolder
 from retell.schedule import held_out
-from retell.spans import times, total
 
 TINY = Path(retell.__file__).parent / "tiny"
 HUB = {"policy": {"model": "somebody/model"}, "data": {"path": "somebody/data"}}
@@ -361,7 +362,7 @@ def test_one_wrong_input_hides_no_other() -> None:
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     changed = recipe(train={"lora_rank": 2}, data={"path": "somebody/data"})
     monkeypatch.setitem(sys.modules, name, None)
-    found = {"peft": "retell.train", "matplotlib": "retell.inputs", "datasets": "retell.offline"}[name]
+    found = {"peft": "retell.train", "matplotlib": "retell.dryrun.inputs", "datasets": "retell.dryrun.offline"}[name]
     monkeypatch.setattr(f"{found}.find_spec", lambda asked: None if asked == name else object())
     if name == "matplotlib":
         monkeypatch.setattr(pipeline, "find_spec", lambda asked: None)

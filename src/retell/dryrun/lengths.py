@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from retell.dryrun.spans import Mean, Range
 from retell.prompts import Prompter
 from retell.records import Problem
-from retell.spans import Mean, Range
 from retell.tokens import ChatTokenizer
 
 LOOKED_AT = 512

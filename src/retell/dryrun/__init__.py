@@ -1,0 +1,1 @@
+"""What a recipe will do and whether it can, before anything is spent: `retell run --dry-run`."""
