@@ -13,7 +13,8 @@ from retell.benchmarks import BENCHMARKS, load_benchmarks
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
 from retell.errors import DataError, EngineError
-from retell.evaluate import evaluate
+from retell.evaluate import _won, evaluate
+from retell.graders.base import Case
 from retell.graders.math import MathGrader
 from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
@@ -22,9 +23,10 @@ from retell.meter import Meter
 from retell.problems import Loaded
 from retell.prompts import Prompter
 from retell.recipe import Evaluate, Policy
-from retell.records import Completion, Message, Request
+from retell.records import Attempt, Completion, Message, Request, Sample, Verdict
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
+from retell.scores import Answered
 
 
 def scored(folder: Path, engine: Engine, k: int, sizes: dict[str, int]) -> dict[str, Any]:
@@ -178,6 +180,28 @@ def test_wrong_answers_that_are_equal_outvote_the_right_one(tmp_path: Path) -> N
     said[4] = "7"
     found = scored(tmp_path / "b", engine, 5, {"x": 1})["benchmarks"]["x"]
     assert found["majority_at_k"] == 50
+
+
+class Chained(GraderPool):
+    """Holds a for b and b for c, and cannot tell of a and c."""
+
+    def submit(self, ticket: str, case: Case) -> None:
+        pair = {case.response, case.gold}
+        self._decided.append((ticket, Verdict("correct" if "b" in pair else "undecided", case.response, "")))
+
+
+def test_what_is_equal_to_the_same_votes_together() -> None:
+    def attempt(index: int, said: str) -> Attempt:
+        sample = Sample(f"k{index}", "p0", "x", 0, index, Completion(said, None, None, "stop"))
+        return Attempt(sample, Verdict("correct" if said == "100" else "wrong", said, ""))
+
+    said = ["100", "100", "100", "a", "b", "c", "c"]
+    one = Answered("x", problems(1)[0], tuple(attempt(index, text) for index, text in enumerate(said)))
+    with Chained(MathGrader()) as graders:
+        assert _won([one], graders) == [0]  # three for the right answer, and four for the other
+    three = replace(one, attempts=one.attempts[:-1])
+    with Chained(MathGrader()) as graders:
+        assert _won([three], graders) == [1 / 2]
 
 
 def test_the_papers_rounding_comes_with_its_grader(tmp_path: Path) -> None:

@@ -440,6 +440,11 @@ def test_a_drop_does_not_pretend_to_reach_a_file(tmp_path: Path, capsys: pytest.
     path = recipe(tmp_path, data={"overlap": "drop"}, train={"runs": [own]}, evaluate={"benchmark": [bench]})
     status, _, err = command(capsys, "run", str(path), "--out", str(tmp_path / "run"))
     assert status == 2 and "does not reach the rows of" in err and "valid.jsonl" in err
+    rewriting, _ = with_a_benchmark(tmp_path)
+    assert command(capsys, *rewriting, "--overlap", "drop")[0] == 0
+    training = ["train", str(tmp_path / "run"), "--loss", "sft", "--data", str(TINY / "data/valid.jsonl")]
+    status, _, err = command(capsys, *training, "--model", str(TINY / "policy"))
+    assert status == 2 and "does not reach the rows of" in err
 
 
 def test_an_evaluation_says_what_its_run_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

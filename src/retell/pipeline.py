@@ -243,12 +243,13 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     settings |= {"save_every": recipe.train.save_every if recipe.train.keep == "best" else None}
     settings |= {"rounds": recipe.train.rounds if online else None}
     prompt = None if named else [prompter.system, prompter.solve_template.user]
-    rewriting = None
+    data, rewriting = None, None
     if online:
-        read = load_problems(recipe.data)
-        folder.check("rewrite", {"data": read.digest})
-        left_out = sorted({overlap.id for overlap in overlaps_to_drop(recipe, read)})
-        rewriting = [read.digest, left_out, _how_rewritten(recipe, prompter)]
+        data = load_problems(recipe.data)
+        folder.check("rewrite", {"data": data.digest})
+        overlaps = overlaps_to_drop(recipe, data)
+        data = without_overlaps(data, overlaps, recipe)
+        rewriting = [data.digest, sorted({overlap.id for overlap in overlaps}), _how_rewritten(recipe, prompter)]
     chosen = [
         method.spec,
         method.version,
@@ -264,8 +265,9 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     def work() -> Summary:
         with contextlib.ExitStack() as open_while_training:
             rejected: Mapping[str, int] = {}
-            if online:
-                rewriter = open_while_training.enter_context(_rewriting(recipe, folder, training, policy, prompter))
+            if data:
+                rounds = _rewriting(recipe, folder, training, policy, prompter, data)
+                rewriter = open_while_training.enter_context(rounds)
                 rows_from = Source(rewriter.ids, rewriter.rows, recipe.train.rounds or 1)
             else:
                 rows, rejected = _rows(recipe, folder, training, policy.tokenizer, prompter)
@@ -286,7 +288,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
                 facts,
             )
             summary |= {"mix": training.mix, "rows": len(rows_from.ids), "rejected": dict(rejected)}
-            if online:
+            if data:
                 failed = sum((Counter(told["rejected"]) for told in rewriter.told), Counter[str]())
                 summary |= {"rounds": rewriter.told, "rejected": dict(failed)}
         summary["path"] = str(folder.path / checkpoint)
@@ -400,13 +402,11 @@ def _rows(
 
 @contextlib.contextmanager
 def _rewriting(
-    recipe: Recipe, folder: RunFolder, training: Run, policy: LocalPolicy, prompter: Prompter
+    recipe: Recipe, folder: RunFolder, training: Run, policy: LocalPolicy, prompter: Prompter, data: Loaded
 ) -> Iterator[OnlineRewriter]:
     """What rewrites in the rounds of an online training, with an engine of its own."""
     settings, limit = recipe.rewrite, recipe.data.max_length
-    read = load_problems(recipe.data)
-    read = without_overlaps(read, overlaps_to_drop(recipe, read), recipe)
-    loaded = reject_untrainable(read, prompter, policy.tokenizer, limit)
+    loaded = reject_untrainable(data, prompter, policy.tokenizer, limit)
     with (
         closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
         _store(folder) as journal,
