@@ -10,7 +10,7 @@ ROOT = Path(retell.__file__).parent
 # fmt: off
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
-    ("records", "plugins", "schedule", "processes", "dryrun.footprint"),
+    ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from retell.engines.base import Engine
 from retell.errors import DataError, EngineError
@@ -22,6 +21,7 @@ from retell.prompts import Prompter
 from retell.records import Problem, Reject, Row
 from retell.rollout import Stream, run_plans
 from retell.runfolder import RunFolder
+from retell.tables import TableWriter
 from retell.tally import Tally
 from retell.tokens import ChatTokenizer
 
@@ -123,10 +123,10 @@ def reject_untrainable(loaded: Loaded, prompter: Prompter, tokenizer: ChatTokeni
 
 
 def _write(folder: RunFolder, rows: list[Row], rejected: Sequence[Reject]) -> None:
-    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-    columns["messages"] = [[dict(message) for message in row.messages] for row in rows]
-    with folder.replacing("rewritten.parquet") as path:
-        pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    with folder.replacing("rewritten.parquet") as path, TableWriter(path, SCHEMA) as table:
+        for row in rows:
+            messages = [dict(message) for message in row.messages]
+            table.add({name: getattr(row, name) for name in SCHEMA.names} | {"messages": messages})
     with folder.replacing("rejected.jsonl") as path:
         lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejected)
         path.write_text("".join(lines), encoding="utf-8")

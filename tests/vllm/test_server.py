@@ -43,7 +43,8 @@ OTHER_DEFAULTS = {"temperature": 0.2, "top_p": 0.3, "top_k": 2, "min_p": 0.3, "r
 """Which would change every sample, were they not overruled by each request."""
 START_SECONDS = 240
 PROBLEMS = 40
-AT_ONCE = 8
+AT_ONCE = 2
+"""Requests in flight where a run is disturbed: so few that it takes many seconds, and is caught in the middle."""
 STORED = 50
 """Samples after which a run is disturbed: more than are in flight, and less than half of all."""
 

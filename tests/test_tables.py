@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from retell.tables import ROWS, TableWriter, count_rows, read_batches, read_rows, read_slice
+
+SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string())])
+
+
+def written(path: Path, rows: int) -> Path:
+    with TableWriter(path, SCHEMA) as table:
+        for number in range(rows):
+            table.add({"id": number, "text": f"row {number}"})
+    return path
+
+
+@pytest.mark.parametrize("rows", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS])
+def test_what_was_added_is_read_in_its_order(rows: int, tmp_path: Path) -> None:
+    path = written(tmp_path / "t.parquet", rows)
+    assert count_rows(path) == rows
+    assert list(read_rows(path)) == [{"id": n, "text": f"row {n}"} for n in range(rows)]
+    assert list(read_rows(path, ["text"])) == [{"text": f"row {n}"} for n in range(rows)]
+
+
+def test_no_more_than_a_group_is_held(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.parquet", 2 * ROWS + 5)
+    assert pq.ParquetFile(path).metadata.num_row_groups == 3
+    assert [batch.num_rows for batch in read_batches(path)] == [ROWS, ROWS, 5]
+
+
+@pytest.mark.parametrize("start", [0, 7, ROWS - 3, ROWS, 2 * ROWS + 2, 2 * ROWS + 5, 9 * ROWS])
+@pytest.mark.parametrize("count", [0, 1, 10, ROWS + 9, 5 * ROWS])
+def test_a_slice_is_those_rows_and_no_others(start: int, count: int, tmp_path: Path) -> None:
+    rows = 2 * ROWS + 5
+    path = written(tmp_path / "t.parquet", rows)
+    assert [row["id"] for row in read_slice(path, start, count, ["id"])] == list(range(rows))[start : start + count]
+
+
+def test_what_a_row_lacks_is_null(tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "t.parquet", SCHEMA) as table:
+        table.add({"id": 1})
+    assert list(read_rows(tmp_path / "t.parquet")) == [{"id": 1, "text": None}]
