@@ -9,7 +9,8 @@ ROOT = Path(retell.__file__).parent
 
 # fmt: off
 FLOORS = (
-    ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
+    ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses",
+     "shell"),
     ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),

@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+
+import pytest
+from browser.chromium import BINARY, launched
+from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    if BINARY is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with launched() as browser:
+        yield browser
