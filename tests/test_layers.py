@@ -10,12 +10,16 @@ ROOT = Path(retell.__file__).parent
 # fmt: off
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses",
-     "shell"),
-    ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
-    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
+     "document", "legend", "shell"),
+    ("records", "plugins", "schedule", "processes", "tables", "charts", "flow", "markdown",
+     "sections.beside", "dryrun.footprint"),
+    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "spread", "webpage",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
-    ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),
+    ("prompts", "logprobs", "benchmarks", "results", "graders.values"),
+    ("sections.overview", "sections.rungs", "sections.logprobs", "sections.training", "sections.accuracy",
+     "sections.cost", "sections.provenance", "sections.examples"),
+    ("sections.weights", "sections.differences", "sections.caveats"),
     ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
     ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
@@ -28,7 +32,7 @@ FLOORS = (
     ("graders.worker", "graders.pool"),
     ("rollout",),
     ("ladder",),
-    ("tally", "scores", "accuracy"),
+    ("tally", "scores"),
     ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
@@ -38,8 +42,8 @@ FLOORS = (
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun"}
-HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
+OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "sections"}
+HEAVY = {"torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai"}
 
 
 def modules() -> dict[str, Path]:

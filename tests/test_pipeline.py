@@ -52,12 +52,12 @@ def test_a_recipe_runs_every_stage_and_not_again(tmp_path: Path, capsys: pytest.
     assert status == 0
     assert sum(summary["rewrite"]["rungs"].values()) == 24
     assert summary["evaluate"].keys() == {"base", "sft", "dr-dft"}
-    for name in ("rewritten.parquet", "gap.json", "checkpoints/dr-dft/metrics.jsonl", "eval/sft.json", "report.md"):
+    for name in ("rewritten.parquet", "gap.json", "checkpoints/dr-dft/metrics.jsonl", "eval/sft.json", "report.html"):
         assert (out / name).is_file(), name
     card = (out / "checkpoints/dr-dft/README.md").read_text(encoding="utf-8")
     assert "learning_rate: `0.0003`" in card and "dtype: `float32`" in card
     page = (out / "report.md").read_text(encoding="utf-8")
-    for part in ("Table 1", "Table 2", "Table 3", "figures/figure-3.png", "figures/figure-4.png", "the expert"):
+    for part in ("Table 1", "Table 2", "Table 3", "Figure 3", "Figure 4", "the expert"):
         assert part in page
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".parquet", ".safetensors")}

@@ -104,7 +104,7 @@ def test_a_paper_recipe_runs_to_the_end_and_fills_every_table(
     flags = [str(word) for flag, values in SMALL.items() for word in (f"--{flag}", *values)]
     assert main(["run", str(path), "--out", str(out), *flags]) == 0, capsys.readouterr().err
     page = (out / "report.md").read_text(encoding="utf-8")
-    for part in ("Table 1", "Table 2", "Table 3", "Table 4", "figures/figure-3.png", "figures/figure-4.png"):
+    for part in ("Table 1", "Table 2", "Table 3", "Table 4", "Figure 3", "Figure 4"):
         assert part in page
     rows = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
     assert {"rows", "base", "SFT", "DFT", "DR + SFT", "DR + DFT", "self only", "guided only", "full"} <= rows

@@ -156,16 +156,15 @@ def test_restarting_removes_what_retell_wrote_and_nothing_else(tmp_path: Path) -
         folder.begin("evaluate/base")  # and it died there: the old file is still retell's
         folder.write_text("rewritten.parquet", "")
         folder.finished("rewrite", 1, ["rewritten.parquet"])
-        (tmp_path / "run" / "figures").mkdir()
-        (tmp_path / "run" / "figures" / "mine.png").write_text("mine", encoding="utf-8")
+        (tmp_path / "run" / "eval" / "mine.png").write_text("mine", encoding="utf-8")
         (tmp_path / "run" / "checkpoints").symlink_to(linked)
     with RunFolder(tmp_path / "run", restart=True) as folder:
         assert (tmp_path / "run" / "rewritten.parquet").is_file(), (
             "nothing goes before the new run is known to be sound"
         )
         folder.claim("rewrite", {**IDENTITY, "policy": "b"})
-    assert names(tmp_path / "run") == {"notes.txt", ".lock", "manifest.json", "figures", "checkpoints"}
-    assert names(tmp_path / "run" / "figures") == {"mine.png"}
+    assert names(tmp_path / "run") == {"notes.txt", ".lock", "manifest.json", "eval", "checkpoints"}
+    assert names(tmp_path / "run" / "eval") == {"mine.png"}
     assert mine.read_text(encoding="utf-8") == "mine"
     assert (linked / "model").read_text(encoding="utf-8") == "mine"
 

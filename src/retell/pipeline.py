@@ -123,8 +123,8 @@ def check(recipe: Recipe) -> list[Run]:
                 "another model: use vllm or transformers, or leave out benchmark and evaluate each while it is served"
             )
         grader_named(recipe.evaluate.grader)
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "report")
+    if find_spec("plotly") is None:
+        raise MissingExtraError("plotly", "report")
     return runs
 
 
@@ -344,10 +344,10 @@ def _asked(model: Policy, settings: Evaluate) -> Policy:
 
 
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
-    """The page of whatever the folder holds: report.md and figures."""
+    """The page of whatever the folder holds: report.html, and the same in report.md."""
     _check_reportable(folder)
     write_report(recipe, folder)
-    return {"path": str(folder.path / "report.md")}
+    return {"path": str(folder.path / "report.html"), "markdown": str(folder.path / "report.md")}
 
 
 def run_tables(recipe: Recipe, folder: RunFolder) -> Summary:

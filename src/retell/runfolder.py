@@ -18,11 +18,11 @@ from retell.recipe import Recipe, dump_recipe, is_text, load_recipe
 
 _RECIPE, _MANIFEST, _LOCK = "recipe.resolved.toml", "manifest.json", ".lock"
 _ALWAYS = (
-    "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "report.md", "figures/figure-3.png",
-    "figures/figure-4.png", "contamination.json", _RECIPE, _MANIFEST,
+    "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "report.html", "report.md", "contamination.json",
+    _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
-_FOLDERS = ("checkpoints", "eval", "figures")
+_FOLDERS = ("checkpoints", "eval")
 
 
 class RunFolder:

@@ -354,21 +354,21 @@ def test_one_wrong_input_hides_no_other() -> None:
         "evaluate engine",
         "evaluate grader",
     }
-    assert states(found, "ok").keys() >= {"run dft", "figures"}
+    assert states(found, "ok").keys() >= {"run dft", "charts"}
     assert "train/dft" in steps(found)
 
 
-@pytest.mark.parametrize("name", ["peft", "matplotlib", "datasets"])
+@pytest.mark.parametrize("name", ["peft", "plotly", "datasets"])
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     changed = recipe(train={"lora_rank": 2}, data={"path": "somebody/data"})
     monkeypatch.setitem(sys.modules, name, None)
-    found = {"peft": "retell.train", "matplotlib": "retell.dryrun.inputs", "datasets": "retell.dryrun.offline"}[name]
+    found = {"peft": "retell.train", "plotly": "retell.dryrun.inputs", "datasets": "retell.dryrun.offline"}[name]
     monkeypatch.setattr(f"{found}.find_spec", lambda asked: None if asked == name else object())
-    if name == "matplotlib":
+    if name == "plotly":
         monkeypatch.setattr(pipeline, "find_spec", lambda asked: None)
     wrong = states(forecast(changed), "wrong")
     assert {f"{name} is not installed" in said for said in wrong.values()} == {True}
-    assert wrong.keys() == {"peft": {"run sft", "run dr-dft"}, "matplotlib": {"figures"}, "datasets": {"data"}}[name]
+    assert wrong.keys() == {"peft": {"run sft", "run dr-dft"}, "plotly": {"charts"}, "datasets": {"data"}}[name]
 
 
 def test_an_unforeseen_error_of_a_check_is_told_with_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ PARTS = (
     ("engine recorded", (), ""),
     ("training", ("accelerate",), "local"),
     ("hub data sets", ("datasets",), "hub"),
-    ("figures", ("matplotlib",), "report"),
+    ("charts", ("plotly",), "report"),
 )
 """What retell can do, the packages it takes, and the extra that brings them."""
 NVIDIA = Path("/dev/nvidiactl")

@@ -308,21 +308,21 @@ def _run(inputs: Inputs, text: str) -> Looking:
 
 
 def _pass(recipe: Recipe) -> None:
-    """What a run checks first, but for the library that draws figures, which is looked at by itself."""
+    """What a run checks first, but for the library that draws charts, which is looked at by itself."""
     try:
         pipeline.check(recipe)
     except MissingExtraError as error:
-        if str(error) != str(_NO_FIGURES):
+        if str(error) != str(_NO_CHARTS):
             raise
 
 
-_NO_FIGURES = MissingExtraError("matplotlib", "report")
+_NO_CHARTS = MissingExtraError("plotly", "report")
 
 
-def _figures(inputs: Inputs) -> Looking:
-    if find_spec("matplotlib") is None:
-        raise _NO_FIGURES
-    yield Check("figures", "ok", "matplotlib is installed")
+def _charts(inputs: Inputs) -> Looking:
+    if find_spec("plotly") is None:
+        raise _NO_CHARTS
+    yield Check("charts", "ok", "plotly is installed")
 
 
 def _together(inputs: Inputs) -> Looking:
@@ -355,6 +355,6 @@ CHECKS: tuple[tuple[str, Callable[[Inputs], Looking]], ...] = (
     ("rewrite", _drawing),
     ("run", _runs),
     ("evaluate", _scoring),
-    ("figures", _figures),
+    ("charts", _charts),
     ("recipe", _together),
 )

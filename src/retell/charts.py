@@ -1,0 +1,214 @@
+"""Charts as figures of Plotly: histograms, curves, and dots with intervals. Pure: numbers in, a JSON object out.
+
+Colours are names of the style sheet, ``@self`` or ``@self/0.3``, which the page's script looks up in the theme of
+whoever reads it. Names from outside are no markup: Plotly would read some tags in them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retell.document import Chart
+from retell.shell import visible
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_POINTS = 400
+"""So many points of a curve are drawn: more than a screen tells apart, and few enough for a page."""
+_LABEL, _DOT, _AROUND = 24, 13, 96
+"""Pixels of a row's label, of each of its dots, and of axis and legend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one histogram counts: ``counts[i]`` between ``edges[i]`` and ``edges[i + 1]``."""
+
+    name: str
+    colour: str
+    edges: Sequence[float]
+    counts: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through points."""
+
+    name: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """A value for each row, with the ends of its interval where they are known; None where there is no value.
+
+    ``hollow`` are values of somebody else, beside which no interval is known.
+    """
+
+    name: str
+    colour: str
+    values: Sequence[float | None]
+    ends: Sequence[tuple[float, float] | None] = ()
+    hollow: bool = False
+
+
+def histogram(
+    title: str, counted: Sequence[Counts], axis: str, what: str, alt: str, *, log: bool = False, share: bool = False
+) -> Chart:
+    """Histograms over one another as outlines, on the same bins; ``what`` is counted, or its share."""
+    traces = [_outline(one, number, what, log=log, share=share) for number, one in enumerate(counted)]
+    vertical: dict[str, Any] = {"title": {"text": f"share of the {what}" if share else what}, "rangemode": "tozero"}
+    vertical |= {"tickformat": "~%"} if share else {}
+    vertical |= {"type": "log", "rangemode": "normal", "dtick": 1} if log else {}
+    edges = counted[0].edges
+    layout = {
+        "xaxis": {"title": {"text": axis}, "range": [edges[0], edges[-1]]},
+        "yaxis": vertical,
+        "height": 300,
+        "hovermode": "x unified",
+    }
+    return Chart(title, {"data": traces, "layout": layout}, alt)
+
+
+def curves(title: str, lines: Sequence[Curve], axis: str, vertical: str, alt: str) -> Chart:
+    """Lines over the same axis, with every so many of their points if they are long."""
+    traces = []
+    for number, line in enumerate(lines):
+        chosen = thinned(len(line.x), _POINTS)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(line.name),
+                "x": [line.x[i] for i in chosen],
+                "y": [_rounded(line.y[i]) for i in chosen],
+                "line": {"color": f"@{line.colour}", "width": 1.75, "dash": _DASHES[number % len(_DASHES)]},
+                "hovertemplate": "%{y:.4f}",
+            }
+        )
+    low = min((y for line in lines for y in line.y), default=0.0)
+    layout = {
+        "xaxis": {"title": {"text": axis}},
+        # Where a loss is negative, as that of a ratio, its axis must show that.
+        "yaxis": {"title": {"text": vertical}, "rangemode": "tozero" if low >= 0 else "normal"},
+        "height": 380,
+        "hovermode": "x unified",
+    }
+    return Chart(title, {"data": traces, "layout": layout}, alt)
+
+
+def dots(title: str, rows: Sequence[str], shown: Sequence[Dots], axis: str, alt: str, *, zero: bool = False) -> Chart:
+    """Values of several things in each row, with intervals; a row's name stands above its dots, so that a long one
+    takes no room from them. ``zero`` draws the line from which differences go.
+    """
+    height = _LABEL + _DOT * max(1, len(shown))
+    traces = [_dotted(one, number, rows, height) for number, one in enumerate(shown)]
+    labels = [
+        {
+            "text": plain(_clipped(row)),
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "y": height * number,
+            "yanchor": "top",
+            "yshift": -2,
+            "showarrow": False,
+            "align": "left",
+        }
+        for number, row in enumerate(rows)
+    ]
+    rules = [_rule({"xref": "paper", "x0": 0, "x1": 1, "y0": height * n, "y1": height * n}) for n in range(len(rows))]
+    if zero:
+        rules.append(_rule({"yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}, "@soft"))
+    layout = {
+        "xaxis": {"title": {"text": axis}, "zeroline": False, "rangemode": "normal" if zero else "tozero"},
+        "yaxis": {"range": [height * len(rows), 0], "showticklabels": False, "showgrid": False, "zeroline": False},
+        "annotations": labels,
+        "shapes": rules,
+        "height": height * len(rows) + _AROUND + (0 if len(shown) < 2 else 40),
+        "hovermode": "closest",
+        "showlegend": len(shown) > 1,
+    }
+    return Chart(title, {"data": traces, "layout": layout}, alt)
+
+
+def _outline(one: Counts, number: int, what: str, *, log: bool, share: bool) -> Mapping[str, Any]:
+    """A histogram as a line with steps, which it goes up and down at both of its ends."""
+    bins = list(zip(one.edges, one.edges[1:], strict=False))
+    middles = [(low + high) / 2 for low, high in bins]
+    first, last = 2 * one.edges[0] - middles[0], 2 * one.edges[-1] - middles[-1]
+    # No logarithm is 0: there the ends are drawn out instead.
+    ends = (one.counts[0], one.counts[-1]) if log else (0, 0)
+    heights = [ends[0], *one.counts, ends[1]]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain(one.name),
+        "x": [_rounded(x) for x in (first, *middles, last)],
+        "y": [_rounded(y) or None for y in heights] if log else [_rounded(y) for y in heights],
+        "customdata": ["", *(f"{_short(low)} to {_short(high)}" for low, high in bins), ""],
+        "hovertemplate": f"%{{customdata}}: %{{y:{'.2%' if share else ','}}} of the {what}",
+        "line": {"shape": "hvh", "color": f"@{one.colour}", "width": 2, "dash": "3px,2px" if number % 2 else "solid"},
+        "fill": "none" if log else "tozeroy",
+        "fillcolor": f"@{one.colour}/0.22",
+    }
+
+
+def _dotted(one: Dots, number: int, rows: Sequence[str], height: int) -> Mapping[str, Any]:
+    places = [i for i, value in enumerate(one.values) if value is not None]
+    values = [one.values[i] or 0.0 for i in places]
+    ends = [(one.ends[i] if one.ends else None) or (value, value) for i, value in zip(places, values, strict=True)]
+    said = [
+        f"{value:.2f}" + (f", {low:.2f} to {high:.2f}" if low < high else "")
+        for value, (low, high) in zip(values, ends, strict=True)
+    ]
+    symbol = _SYMBOLS[number % len(_SYMBOLS)]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plain(one.name),
+        "x": [_rounded(value) for value in values],
+        "y": [height * i + _LABEL + _DOT * (number + 0.25) for i in places],
+        "customdata": [[plain(one.name), plain(rows[i]), text] for i, text in zip(places, said, strict=True)],
+        "hovertemplate": "%{customdata[0]}, %{customdata[1]}: %{customdata[2]}<extra></extra>",
+        "marker": {"color": f"@{one.colour}", "size": 9, "symbol": symbol + ("-open" if one.hollow else "")},
+        "error_x": {
+            "type": "data",
+            "array": [_rounded(high - value) for value, (_, high) in zip(values, ends, strict=True)],
+            "arrayminus": [_rounded(value - low) for value, (low, _) in zip(values, ends, strict=True)],
+            "color": f"@{one.colour}",
+            "thickness": 1.75,
+            "width": 3,
+            "visible": not one.hollow,
+        },
+    }
+
+
+def thinned(count: int, most: int) -> list[int]:
+    """At most so many of the numbers 0 … count − 1, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def plain(text: str) -> str:
+    """Text in which Plotly finds no markup."""
+    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _clipped(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _rule(where: Mapping[str, Any], colour: str = "@line") -> Mapping[str, Any]:
+    return {"type": "line", "layer": "below", "line": {"color": colour, "width": 1}, **where}
+
+
+def _rounded(value: float) -> float:
+    """In so many digits as anybody sees, which keeps the page small."""
+    return float(f"{value:.6g}")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.6g}".replace("-", "−")

@@ -1,0 +1,89 @@
+"""The picture of a flow: bands that part on their way down, as wide as they have rows.
+
+It is SVG that stretches with the page, so that it needs no script, takes the colours of the theme and can be printed;
+names and numbers are text beside it.
+"""
+
+from retell.document import Branch, Flow
+from retell.shell import escaped
+
+_WIDE, _LEVEL, _BAR, _GAP = 1000.0, 60.0, 9.0, 14.0
+"""Width of the picture, height of a step, height of a bar, room between branches; the width stretches."""
+
+Span = tuple[float, float]
+
+
+def drawn(flow: Flow) -> str:
+    """The flow as markup."""
+    total = sum(branch.rows for branch in flow.branches)
+    if not total:
+        return ""
+    on = [branch for branch in flow.branches if not branch.aside]
+    aside = [branch for branch in flow.branches if branch.aside]
+    scale = (_WIDE - _GAP * (len(flow.branches) - 1)) / total
+    bottom = _LEVEL * len(on)
+    parts, labels = [_bar(0.0, (0.0, total * scale), "soft")], [_label(0.0, 0.0, f"{total:,} {flow.what}", left=True)]
+    start, end = 0.0, sum(branch.rows for branch in on) * scale
+    for level, branch in enumerate(on):
+        top, width = _LEVEL * level, branch.rows * scale
+        here = start, start + width
+        parts += _leaving(branch, here, top, here, bottom)
+        left = total_left(on, level)
+        if level + 1 < len(on) and left:
+            start, end = start + width + _GAP, end + _GAP
+            parts.append(_band((here[1], end - _GAP), top + _BAR, (start, end), top + _LEVEL, "soft"))
+            parts.append(_bar(top + _LEVEL, (start, end), "soft"))
+            labels.append(_label(top + _LEVEL, 1 - end / _WIDE, f"{left:,} left"))
+        else:
+            break
+    at = total * scale
+    for branch in aside:
+        width = branch.rows * scale
+        parts += _leaving(branch, (at - width, at), 0.0, (_WIDE - width, _WIDE), bottom)
+    height = bottom + _BAR
+    named = "".join(
+        f'<li><span class="key" style="background:var(--{escaped(branch.colour)})"></span>'
+        f"<strong>{escaped(branch.name)}</strong> {branch.rows:,} ({branch.rows / total:.1%}) "
+        f'<span class="soft">{escaped(branch.says)}</span></li>'
+        for branch in flow.branches
+    )
+    return (
+        f'<figure class="flow"><div class="picture" role="img" aria-label="{escaped(flow.alt)}">'
+        f'<svg viewBox="0 0 {_WIDE:g} {height:g}" height="{height:g}" preserveAspectRatio="none" aria-hidden="true">'
+        f'{"".join(parts)}</svg>{"".join(labels)}</div><ul class="branches">{named}</ul></figure>'
+    )
+
+
+def total_left(on: list[Branch], level: int) -> int:
+    """Rows that are still on their way after a level."""
+    return sum(branch.rows for branch in on[level + 1 :])
+
+
+def _leaving(branch: Branch, source: Span, top: float, target: Span, bottom: float) -> list[str]:
+    if not branch.rows:
+        return []
+    says = f"{branch.name}: {branch.rows:,}"
+    return [
+        _band(source, top + _BAR, target, bottom, branch.colour, says),
+        _bar(bottom, target, branch.colour),
+    ]
+
+
+def _band(source: Span, top: float, target: Span, bottom: float, colour: str, says: str = "") -> str:
+    (a, b), (c, d), middle = source, target, (top + bottom) / 2
+    path = (
+        f"M{a:.2f},{top:g} C{a:.2f},{middle:g} {c:.2f},{middle:g} {c:.2f},{bottom:g} L{d:.2f},{bottom:g} "
+        f"C{d:.2f},{middle:g} {b:.2f},{middle:g} {b:.2f},{top:g} Z"
+    )
+    return f'<path class="band" style="fill:var(--{colour})" d="{path}"><title>{escaped(says)}</title></path>'
+
+
+def _bar(top: float, span: Span, colour: str) -> str:
+    left, right = span
+    place = f'x="{left:.2f}" y="{top:g}" width="{max(right - left, 1):.2f}" height="{_BAR:g}"'
+    return f'<rect {place} style="fill:var(--{colour})"/>'
+
+
+def _label(top: float, share: float, text: str, *, left: bool = False) -> str:
+    side = "left" if left else "right"
+    return f'<span class="at" style="top:{top:g}px;{side}:{share:.2%}">{escaped(text)}</span>'

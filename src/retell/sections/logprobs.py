@@ -1,0 +1,156 @@
+"""Table 3 and Figure 3: how likely the texts are under the policy before training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from retell.charts import Counts, histogram
+from retell.document import Block, Chart, Figure, Prose, Section, Table
+from retell.legend import RUNGS, WHOSE
+from retell.paper import PUBLISHED, Published, published_for
+from retell.results import Results, Summary
+from retell.sections.beside import NO_ERRORS, ORIENTATION, beside_paper
+from retell.spread import Histograms, Spread, together
+
+Spreads = Mapping[str, tuple[Spread, Spread]]
+_ROWS = 12
+Column = tuple[str, str, Callable[[float], str]]
+"""Its head, the statistic of gap.json, how it is written."""
+_COLUMNS: tuple[Column, ...] = (
+    ("summed log-prob", "sum_logprob", "{:.2f}".format),
+    ("per token", "mean_token_logprob", "{:.3f}".format),
+    ("perplexity", "perplexity", "{:.3f}".format),
+    ("tokens", "mean_tokens", "{:.1f}".format),
+)
+
+
+def logprobs(results: Results, spreads: Spreads) -> Section | None:
+    """Table 3: mean log-probs of the expert's and of the rewritten responses by rung."""
+    gap = results.gap
+    if not gap:
+        return None
+    note = (
+        "Expert → rewritten, means over rows. The summed log-prob, which the paper's Table 3 shows, falls with length; "
+        "the mean over tokens does not, and the perplexity is its exponential."
+    )
+    blocks: list[Block] = [arrows(gap, _COLUMNS, note), *_matched(gap)]
+    published = published_for(results.recipe.policy.model)
+    blocks += _beside(spreads, published) if published else [_paper_table()]
+    return Section("Table 3: log-probs under the policy before training", "Gap", blocks)
+
+
+def arrows(gap: Summary, columns: Sequence[Column], note: str) -> Table:
+    """A row for each rung: how many rows, and each statistic of the expert's → of the rewritten responses."""
+    entries = {rung: one for rung, one in gap.items() if one.get("expert") and one.get("rewritten")}
+    there = [column for column in columns if all(column[1] in one["expert"] for one in entries.values())]
+    rows = [
+        [
+            rung,
+            f"{one['rows']:,}",
+            *(f"{shown(one['expert'][key])} → {shown(one['rewritten'][key])}" for _, key, shown in there),
+        ]
+        for rung, one in entries.items()
+    ]
+    return Table(["rung", "rows", *(head for head, _, _ in there)], rows, note)
+
+
+def _matched(gap: Summary) -> list[Table]:
+    """The summed log-probs where both responses are about as long as one another."""
+    rows = [
+        [rung, f"{one['share']:.1%}", f"{one['expert']:.2f} → {one['rewritten']:.2f}", f"{one['tokens']:.1f}"]
+        for rung, entry in gap.items()
+        if (one := entry.get("matched")) and one.get("expert") is not None
+    ]
+    note = (
+        "The same, of the rows alone whose two responses are about as long as one another: what is left of the "
+        "difference there is not one of length."
+    )
+    return [Table(["rung", "of the rows", "summed log-prob", "tokens"], rows, note)] if rows else []
+
+
+def _beside(spreads: Spreads, published: Published) -> list[Table]:
+    figures = []
+    for rung in RUNGS:
+        for whose, one, theirs in zip(
+            ("expert's text", "rewritten"), spreads.get(rung, ()), published.logprobs[rung], strict=False
+        ):
+            if theirs is not None:
+                figures.append((f"{rung}: {whose}", one.moments.mean, one.moments.error, theirs))
+    note = (
+        f"Paper: {published.policy}; its released script scores without a chat template and without the end token, "
+        f"which are both in the figures of this run. {NO_ERRORS}"
+    )
+    return beside_paper("summed log-prob", figures, note)
+
+
+def _paper_table() -> Table:
+    rows = []
+    for paper in PUBLISHED:
+        pairs = [paper.logprobs[rung] for rung in RUNGS]
+        shown = [f"{expert:.2f}" + (f" → {new:.2f}" if new is not None else "") for expert, new in pairs]
+        rows.append([f"paper, {paper.policy}", *shown])
+    return Table(["summed log-prob", *RUNGS], rows, ORIENTATION)
+
+
+def histograms(spreads: Spreads) -> Section | None:
+    """Figure 3: the log-probs of single responses, summed over each and as a mean over its tokens."""
+    if not spreads:
+        return None
+    blocks: list[Block] = []
+    for words, axis, of in (
+        ("summed over the response", "log-prob of a response, nats", attrgetter("summed")),
+        ("mean over the response's tokens", "log-prob per token, nats", attrgetter("per_token")),
+    ):
+        rungs = [rung for rung in RUNGS if rung in spreads]
+        pairs = [(rung, side) for rung in rungs for side in sides(rung)]
+        binned = together([of(spreads[rung][side]) for rung, side in pairs])
+        charts = [_chart(rung, pairs, binned, axis, words) for rung in rungs]
+        blocks.append(Figure(charts, _counted(pairs, binned, words), f"{words[0].upper()}{words[1:]}"))
+    blocks.append(
+        Prose("The panels of a row have the same axis. The sum falls with length, the mean over tokens does not.")
+    )
+    return Section("Figure 3: log-probs by rung", "Histograms", blocks)
+
+
+def sides(rung: str) -> tuple[int, ...]:
+    """Which of the two texts of a rung are shown: where the expert's is kept, they are one."""
+    return (0,) if rung == "expert" else (0, 1)
+
+
+def whose(rung: str, side: int) -> str:
+    """Whose text one side of a rung is."""
+    return WHOSE[rung] if side else WHOSE["expert"]
+
+
+def colour(rung: str, side: int) -> str:
+    """And in which colour."""
+    return rung if side else "expert"
+
+
+def _chart(rung: str, pairs: list[tuple[str, int]], binned: Histograms, axis: str, words: str) -> Chart:
+    shown = [(number, side) for number, (of, side) in enumerate(pairs) if of == rung]
+    counted = [Counts(whose(rung, side), colour(rung, side), binned.edges, binned.counts[n]) for n, side in shown]
+    rows = sum(binned.counts[shown[0][0]]) + binned.below[shown[0][0]]
+    alt = f"Histogram of the log-probs, {words}, of {rows:,} rows of the rung {rung}. "
+    alt += " ".join(f"Most of {one.name}: {_peak(one)}." for one in counted)
+    return histogram(f"{rung}: {rows:,} rows", counted, axis, "rows", alt)
+
+
+def _peak(one: Counts) -> str:
+    highest = max(range(len(one.counts)), key=one.counts.__getitem__)
+    return f"{one.edges[highest]:g} to {one.edges[highest + 1]:g}"
+
+
+def _counted(pairs: list[tuple[str, int]], binned: Histograms, words: str) -> Table:
+    """The histograms with fewer bins, in numbers."""
+    step = -(-len(binned.edges) // _ROWS)
+    rows: list[list[Any]] = []
+    if any(binned.below):
+        rows.append([f"below {binned.edges[0]:g}", *(f"{n:,}" for n in binned.below)])
+    for start in range(0, len(binned.edges) - 1, step):
+        end = min(start + step, len(binned.edges) - 1)
+        name = f"{binned.edges[start]:g} to {binned.edges[end]:g}"
+        rows.append([name, *(f"{sum(counts[start:end]):,}" for counts in binned.counts)])
+    header = [f"log-prob, {words}", *(f"{rung}: {whose(rung, side)}" for rung, side in pairs)]
+    note = f"Rows below {binned.edges[0]:g} are in the table and not in the charts." if any(binned.below) else ""
+    return Table(header, rows, note)
