@@ -33,7 +33,7 @@ FLOORS = (
     ("rollout",),
     ("ladder",),
     ("tally", "scores"),
-    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
+    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "grade", "regrade", "online",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),

@@ -248,6 +248,7 @@ def test_recorded_candidates_are_all_graded_and_one_accepted_is_chosen_by_seed(t
     assert summary["rungs"] == {"self": 60, "guided": 0, "expert": 1}
     assert summary["samples"] == {"self": 60 * 7 + 1, "guided": 0}
     assert summary["tokens"] == {"prompt": None, "generated": None}
+    assert summary["tokens_saved"] is None
     chosen = Counter(row["response"] for row in rows(tmp_path) if row["rung"] == "self")
     assert chosen.keys() == set(rights)  # by seed: none of six is left out in sixty draws
     assert all(row["response_token_ids"] is None and row["behaviour_logprobs"] is None for row in rows(tmp_path))

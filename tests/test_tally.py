@@ -62,6 +62,7 @@ def test_counts_add_up() -> None:
     assert summary["tokens"] == {"prompt": None, "generated": 3 * summary["samples"]["self"]}
     share = summary["not_drawn"]["self"] / 1600  # all samples are equally long
     assert tally.figures() == {"self": "200", "guided": "0", "expert": "0", "tokens saved": f"≈ {share:.0%}"}
+    assert summary["tokens_saved"] == 3 * summary["not_drawn"]["self"]
     assert summary["pass_rate"]["self"]["percent"] == pytest.approx(
         100 * sum(rollout.attempts[0].correct for rollout in rollouts) / 200
     )

@@ -43,7 +43,7 @@ class Curve:
 class Dots:
     """A value for each row, with the ends of its interval where they are known; None where there is no value.
 
-    ``hollow`` are values of somebody else, beside which no interval is known.
+    ``hollow`` are somebody else's values for what stands before them, which are drawn on the same line.
     """
 
     name: str
@@ -51,6 +51,15 @@ class Dots:
     values: Sequence[float | None]
     ends: Sequence[tuple[float, float] | None] = ()
     hollow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share of every row's whole, in percent."""
+
+    name: str
+    colour: str
+    shares: Sequence[float]
 
 
 def histogram(
@@ -102,8 +111,46 @@ def dots(title: str, rows: Sequence[str], shown: Sequence[Dots], axis: str, alt:
     """Values of several things in each row, with intervals; a row's name stands above its dots, so that a long one
     takes no room from them. ``zero`` draws the line from which differences go.
     """
-    height = _LABEL + _DOT * max(1, len(shown))
-    traces = [_dotted(one, number, rows, height) for number, one in enumerate(shown)]
+    lines = [sum(not one.hollow for one in shown[: number + 1]) - 1 for number in range(len(shown))]
+    height = _LABEL + _DOT * (max(lines, default=0) + 1)
+    traces = [_dotted(one, line, rows, height) for one, line in zip(shown, lines, strict=True)]
+    layout = _in_rows(rows, height) | {
+        "xaxis": {"title": {"text": axis}, "zeroline": False, "rangemode": "normal" if zero else "tozero"},
+        "height": height * len(rows) + _AROUND + (0 if len(shown) < 2 else 40),
+        "showlegend": len(shown) > 1,
+    }
+    if zero:
+        layout["shapes"].append(_rule({"yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}, "@soft"))
+    return Chart(title, {"data": traces, "layout": layout}, alt)
+
+
+def stacked(title: str, rows: Sequence[str], parts: Sequence[Part], axis: str, alt: str) -> Chart:
+    """A bar for each row, in parts that add up to 100 %; its name stands above it."""
+    height = _LABEL + 2 * _DOT
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": plain(part.name),
+            "x": [_rounded(share) for share in part.shares],
+            "y": [height * number + _LABEL + _DOT for number in range(len(rows))],
+            "width": 2 * _DOT - 6,
+            "customdata": [[plain(part.name), plain(row)] for row in rows],
+            "hovertemplate": "%{customdata[0]}, %{customdata[1]}: %{x:.1f} %<extra></extra>",
+            "marker": {"color": f"@{part.colour}"},
+        }
+        for part in parts
+    ]
+    layout = _in_rows(rows, height) | {
+        "xaxis": {"title": {"text": axis}, "range": [0, 100]},
+        "barmode": "stack",
+        "height": height * len(rows) + _AROUND + 40,
+    }
+    return Chart(title, {"data": traces, "layout": layout}, alt)
+
+
+def _in_rows(rows: Sequence[str], height: int) -> dict[str, Any]:
+    """A layout whose rows have their names above them and a rule between them."""
     labels = [
         {
             "text": plain(_clipped(row)),
@@ -119,18 +166,8 @@ def dots(title: str, rows: Sequence[str], shown: Sequence[Dots], axis: str, alt:
         for number, row in enumerate(rows)
     ]
     rules = [_rule({"xref": "paper", "x0": 0, "x1": 1, "y0": height * n, "y1": height * n}) for n in range(len(rows))]
-    if zero:
-        rules.append(_rule({"yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}, "@soft"))
-    layout = {
-        "xaxis": {"title": {"text": axis}, "zeroline": False, "rangemode": "normal" if zero else "tozero"},
-        "yaxis": {"range": [height * len(rows), 0], "showticklabels": False, "showgrid": False, "zeroline": False},
-        "annotations": labels,
-        "shapes": rules,
-        "height": height * len(rows) + _AROUND + (0 if len(shown) < 2 else 40),
-        "hovermode": "closest",
-        "showlegend": len(shown) > 1,
-    }
-    return Chart(title, {"data": traces, "layout": layout}, alt)
+    vertical = {"range": [height * len(rows), 0], "showticklabels": False, "showgrid": False, "zeroline": False}
+    return {"yaxis": vertical, "annotations": labels, "shapes": rules, "hovermode": "closest"}
 
 
 def _outline(one: Counts, number: int, what: str, *, log: bool, share: bool) -> Mapping[str, Any]:
@@ -155,7 +192,7 @@ def _outline(one: Counts, number: int, what: str, *, log: bool, share: bool) -> 
     }
 
 
-def _dotted(one: Dots, number: int, rows: Sequence[str], height: int) -> Mapping[str, Any]:
+def _dotted(one: Dots, line: int, rows: Sequence[str], height: int) -> Mapping[str, Any]:
     places = [i for i, value in enumerate(one.values) if value is not None]
     values = [one.values[i] or 0.0 for i in places]
     ends = [(one.ends[i] if one.ends else None) or (value, value) for i, value in zip(places, values, strict=True)]
@@ -163,13 +200,13 @@ def _dotted(one: Dots, number: int, rows: Sequence[str], height: int) -> Mapping
         f"{value:.2f}" + (f", {low:.2f} to {high:.2f}" if low < high else "")
         for value, (low, high) in zip(values, ends, strict=True)
     ]
-    symbol = _SYMBOLS[number % len(_SYMBOLS)]
+    symbol = _SYMBOLS[line % len(_SYMBOLS)]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": plain(one.name),
         "x": [_rounded(value) for value in values],
-        "y": [height * i + _LABEL + _DOT * (number + 0.25) for i in places],
+        "y": [height * i + _LABEL + _DOT * (line + 0.25) for i in places],
         "customdata": [[plain(one.name), plain(rows[i]), text] for i, text in zip(places, said, strict=True)],
         "hovertemplate": "%{customdata[0]}, %{customdata[1]}: %{customdata[2]}<extra></extra>",
         "marker": {"color": f"@{one.colour}", "size": 9, "symbol": symbol + ("-open" if one.hollow else "")},

@@ -262,7 +262,7 @@ def report(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The page of a run: the paper's tables and figures for it."""
+    """The page of a run, report.html and report.md: the paper's tables and figures for it."""
     with _existing(folder) as place:
         from retell import pipeline
 
@@ -273,6 +273,18 @@ def report(
         summary = pipeline.run_report(recipe, place)
         place.store_recipe(recipe)
         _show(as_json, summary, present.report, place)
+
+
+@app.command
+def compare(
+    *folders: Annotated[Path, Parameter(help="Run folders; the others are compared with the first.")],
+    out: Annotated[Path, Parameter(help="Where compare.html and compare.md go.")] = Path("."),
+    as_json: Json = False,
+) -> None:
+    """Several runs in one table and page: recipes, rungs, log-probs, accuracies on the same problems, cost."""
+    from retell import pipeline
+
+    _show(as_json, pipeline.run_compare(folders, out), present.compared)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

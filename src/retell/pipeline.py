@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
+from retell.comparison import compare, differing, named
 from retell.contamination import (
     benchmarks_against,
     contaminated,
@@ -40,6 +41,7 @@ from retell.hashing import digest, file_digest
 from retell.journal import Journal
 from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
+from retell.markdown import markdown
 from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
@@ -51,11 +53,13 @@ from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, d
 from retell.records import Problem, Rung, Sample, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import tables, write_report
+from retell.results import Results, results_of
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
+from retell.webpage import webpage
 
 Summary = dict[str, Any]
 
@@ -359,6 +363,34 @@ def run_tables(recipe: Recipe, folder: RunFolder) -> Summary:
 def _check_reportable(folder: RunFolder) -> None:
     if not any((folder.path / name).exists() for name in ("rewrite.json", "gap.json", "eval")):
         raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
+
+
+def run_compare(paths: Sequence[Path], out: Path) -> Summary:
+    """Several runs in one table and page: compare.html, compare.md. The run folders are only read."""
+    runs = {name: _read(path) for name, path in named(paths).items()}
+    document = compare(runs)
+    place = RunFolder(out)
+    place.write_text("compare.md", markdown(document))
+    place.write_text("compare.html", webpage(document))
+    told = {"runs": {name: str(run.folder.path) for name, run in runs.items()}, "differing": differing(runs)}
+    averages = {name: {model: e["average"] for model, e in run.evaluations.items()} for name, run in runs.items()}
+    return told | {"averages": averages, "path": str(out / "compare.html"), "markdown": str(out / "compare.md")}
+
+
+def _read(path: Path) -> Results:
+    """What a run folder holds.
+
+    Raises:
+        RunFolderError: it is none, or nothing in it is up to date.
+    """
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if recipe is None:
+        raise RunFolderError(f"{path} is no run folder: give folders that retell has written")
+    results = results_of(recipe, folder)
+    if results.empty:
+        raise RunFolderError(f"{path} holds no results: run `retell rewrite` or `retell evaluate` first")
+    return results
 
 
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:

@@ -145,6 +145,21 @@ def report(summary: Summary, folder: RunFolder) -> None:
     print(summary["path"])
 
 
+def compared(summary: Summary) -> None:
+    """In what the recipes differ, and the average accuracies of each model."""
+    runs = list(summary["runs"])
+    differing = [[_short(key), *(_short(one or _NO, 40) for one in row)] for key, row in summary["differing"].items()]
+    _table(["key", *map(_short, runs)], differing)
+    models = dict.fromkeys(model for averages in summary["averages"].values() for model in averages)
+    rows = [
+        [model, *(f"{one[model]:.1f}" if model in one else _NO for one in summary["averages"].values())]
+        for model in models
+    ]
+    if rows:
+        _table(["average accuracy, %", *map(_short, runs)], rows)
+    print(summary["path"])
+
+
 def finding(found: "Finding") -> None:
     """One thing that `retell doctor` has found."""
     print(f"{found.state:<6} {found.what:<20} {_line(found.says)}", flush=True)

@@ -64,6 +64,7 @@ class Tally:
             "samples": {rung: counts[f"samples {rung}"] for rung in _DRAWN},
             "not_drawn": {rung: counts[f"not drawn {rung}"] for rung in _DRAWN},
             "pass_rate": {rung: _mean(rates) for rung, rates in self._rates.items()},
+            "tokens_saved": None if counts["generated unknown"] else round(self._saved),
             "tokens": {name: None if counts[f"{name} unknown"] else counts[name] for name in ("prompt", "generated")},
             **{name: counts[name] for name in ("undecided", "truncated", "leaked")},
         }

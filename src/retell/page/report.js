@@ -4,13 +4,14 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const plots = [...document.querySelectorAll(".plot")];
+  const root = document.documentElement;
   const coarse = matchMedia("(pointer: coarse)").matches;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const narrow = 600, line = 18; // pixels: below the one, a legend has a line of the other's height for each name
   const sheet = 680, gap = 16; // pixels of a printed page between its margins, and between charts
 
   function colour(name) {
     const [plain, alpha] = name.slice(1).split("/");
-    const found = getComputedStyle(document.documentElement).getPropertyValue(`--${plain}`).trim();
+    const found = getComputedStyle(root).getPropertyValue(`--${plain}`).trim();
     if (alpha === undefined) return found;
     const [r, g, b] = [1, 3, 5].map(at => parseInt(found.slice(at, at + 2), 16));
     return `rgba(${r}, ${g}, ${b}, ${alpha})`;
@@ -32,19 +33,18 @@
     };
   }
 
-  function layout(given, sized, names) {
+  function layout(given) {
     const ink = colour("@ink");
     return {
       ...given,
-      height: given.height + (innerWidth < 600 && names > 2 ? 18 * names : 0), // the legend has a line for each
-      ...sized,
-      autosize: sized.width === undefined,
       margin: {l: 8, r: 12, t: 8, b: 8},
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: {family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink},
       hoverlabel: {bgcolor: colour("@raised"), bordercolor: colour("@line"), font: {color: ink}, namelength: -1},
-      legend: {orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", entrywidth: 0, itemsizing: "constant"},
+      legend: {
+        orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemsizing: "constant", traceorder: "normal",
+      },
       modebar: {bgcolor: "rgba(0,0,0,0)", color: colour("@soft"), activecolor: ink},
       xaxis: axis(given.xaxis),
       yaxis: axis(given.yaxis),
@@ -59,24 +59,30 @@
     modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
   };
 
-  function draw(sized = () => ({})) {
+  // `width` says how wide a plot will be; by itself it is as wide as its place.
+  function draw(width) {
     return Promise.all(plots.map(plot => {
       const {data, layout: given} = coloured(figures[Number(plot.dataset.figure)], "");
-      return Plotly.react(plot, data, layout(given, sized(plot), data.length), config);
+      const wide = width?.(plot) ?? plot.clientWidth;
+      const names = data.length > 2 && wide < narrow ? data.length : 0;
+      const height = given.height + line * names;
+      plot.style.height = `${height}px`;
+      const sized = width ? {width: wide, autosize: false} : {autosize: true};
+      return Plotly.react(plot, data, {...layout(given), ...sized, height}, config);
     }));
   }
 
-  draw().then(() => { document.documentElement.dataset.drawn = "yes"; });
-  dark.addEventListener("change", () => draw());
+  draw().then(() => { root.dataset.drawn = "yes"; });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   addEventListener("beforeprint", () => {
-    document.documentElement.dataset.printing = "";
+    root.dataset.printing = "";
     draw(plot => {
       const columns = Math.min(3, plot.closest(".charts").children.length);
-      return {width: Math.floor((sheet - gap * (columns - 1)) / columns)};
+      return Math.floor((sheet - gap * (columns - 1)) / columns);
     });
   });
   addEventListener("afterprint", () => {
-    delete document.documentElement.dataset.printing;
+    delete root.dataset.printing;
     draw();
   });
 })();

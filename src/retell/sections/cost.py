@@ -31,7 +31,7 @@ def _rewriting(summary: Summary) -> list[str]:
         "rewriting",
         f"{sum(summary['samples'].values()):,}",
         f"{sum(summary.get('not_drawn', {}).values()):,}",
-        _count(tokens),
+        count(tokens),
         _NONE if saved is None else f"≈ {saved:,}{share}",
         hours(summary.get("seconds")),
     ]
@@ -42,7 +42,7 @@ def _training(name: str, summary: Summary) -> list[str]:
         f"training {title(name)}",
         _NONE,
         _NONE,
-        _count(summary.get("tokens")),
+        count(summary.get("tokens")),
         _NONE,
         hours(summary.get("seconds")),
     ]
@@ -59,7 +59,7 @@ def _evaluation(name: str, summary: Summary) -> list[str]:
         f"evaluating {title(name)}",
         f"{sum(n for n, _ in each):,}",
         _NONE,
-        _count(tokens),
+        count(tokens),
         _NONE,
         hours(summary.get("seconds")),
     ]
@@ -70,5 +70,6 @@ def hours(seconds: float | None) -> str:
     return _NONE if seconds is None else f"{seconds / 3600:.{3 if seconds < 360 else 2 if seconds < 36_000 else 1}f}"
 
 
-def _count(number: int | None) -> str:
+def count(number: int | None) -> str:
+    """A number, if it is known."""
     return _NONE if number is None else f"{number:,}"
