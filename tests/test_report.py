@@ -19,50 +19,6 @@ from retell.sections.differences import ORDERINGS, in_words
 FIVE = tuple(PROBLEMS)
 
 
-def evaluation(folder: RunFolder, name: str, scores: list[int], benchmarks: tuple[str, ...] = ("easy",)) -> None:
-    """An evaluation with a single sample of each problem, alike on every benchmark."""
-    rows = [
-        {
-            "benchmark": b,
-            "id": f"p{i}",
-            "problem": f"{i}?",
-            "answer": "1",
-            "index": 0,
-            "verdict": "correct" if s else "wrong",
-            "stop": "stop",
-        }
-        for b in benchmarks
-        for i, s in enumerate(scores)
-    ]
-    average = 100 * sum(scores) / len(scores)
-    with folder.replacing(f"eval/{name}.parquet") as path:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    one: dict[str, Any] = {"avg_at_k": average, "stderr": 1.0, "pass_at_k": average, "n": len(scores), "undecided": 0.0}
-    one |= {"truncated": 0.0, "shortened": 0}
-    folder.write_json(
-        f"eval/{name}.json",
-        {"model": name, "k": 1, "temperature": 1.0, "grader": "g", "benchmarks": dict.fromkeys(benchmarks, one)}
-        | {"rounded": False, "context": None, "max_tokens": 99, "top_p": 1.0, "prompt": "{problem}", "system": None}
-        | {"rejected": dict.fromkeys(benchmarks, 0), "average": average, "average_stderr": 0.5},
-    )
-    folder.finished(f"evaluate/{name}", name, [f"eval/{name}.json"])
-
-
-def rewriting(folder: RunFolder, own: int, guided: int, expert: int) -> None:
-    rungs = {"self": own, "guided": guided, "expert": expert}
-    folder.write_json("rewrite.json", {**SUMMARY, "problems": own + guided + expert, "rungs": rungs})
-    folder.finished("rewrite", 1, ["rewrite.json"])
-
-
-def gap(folder: RunFolder, rungs: list[str], expert: list[list[float]], rewritten: list[list[float]]) -> None:
-    logprobs = {"expert_logprobs": expert, "rewritten_logprobs": rewritten}
-    lists = {name: pa.array(rows, pa.list_(pa.float32())) for name, rows in logprobs.items()}
-    with folder.replacing("gap.parquet") as path:
-        pq.write_table(pa.table({"rung": rungs, **lists}), path)
-    folder.write_json("gap.json", summarise(rungs, expert, rewritten))
-    folder.finished("gap", 1, ["gap.json"])
-
-
 def of(model: str) -> Recipe:
     return Recipe(policy=Policy(model=model))
 
@@ -369,6 +325,3 @@ def test_problems_are_paired_by_their_text(tmp_path: Path) -> None:
         others = [row | {"problem": row["problem"] + "!"} for row in pq.read_table(path).to_pylist()]
         pq.write_table(pa.Table.from_pylist(others), path)
         assert "SFT − base" not in report(Recipe(), folder)
-
-
-SUMMARY = {"samples": {"self": 3, "guided": 0}, "truncated": 0, "undecided": 0, "leaked": 0, "rejected": {}}
