@@ -190,5 +190,17 @@ def test_a_character_is_never_torn_over_its_tokens() -> None:
     ids = TOKENIZER.training_ids(turn("?", "é 日本 👩‍👩‍👧!"))[1]
     pieces = TOKENIZER.pieces(ids)
     assert "\ufffd" not in "".join(pieces)
-    assert [piece for piece in pieces if piece] == ["é", " ", "日", "本", " ", "👩", "\u200d", "👩", "\u200d", "👧", "!"]
+    assert [piece for piece in pieces if piece] == [
+        "é",
+        " ",
+        "日",
+        "本",
+        " ",
+        "👩",
+        "\u200d",
+        "👩",
+        "\u200d",
+        "👧",
+        "!",
+    ]
     assert pieces[-1] == ""

@@ -29,7 +29,7 @@ from retell.contamination import (
 )
 from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
-from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
+from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
@@ -48,11 +48,12 @@ from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
-from retell.records import Problem, Rung, Sample, TrainRow
+from retell.records import Problem, Rung, Sample, Sampling, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
+from retell.rows import Opened, Origin
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
@@ -384,6 +385,26 @@ def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
                 summary["graders"][stage] = grader.name
     summary["seconds"] = round(time.monotonic() - started, 3)
     return summary
+
+
+def open_rows(recipe: Recipe, folder: RunFolder) -> Opened:
+    """What finds the samples behind the run's rows, as far as the policy is at hand; the folder is only read."""
+    settings = recipe.rewrite
+    drawn_by = (folder.read_json("rewrite.json") or {}).get("policy")
+    try:
+        named = recipe.policy.model or settings.engine not in ("recorded", "server")
+        tokenizer = _own_policy(recipe, folder).tokenizer if named else None
+        built_by = [None] if (drawn_by or "").startswith("served:") else [tokenizer]
+        if drawn_by is None and tokenizer:
+            built_by.append(None)  # a model may have been named after recorded responses were rewritten
+        prompters = tuple(Prompter(recipe.policy, one, settings.guided_template) for one in built_by)
+        graders = tuple(_graders_of("rewrite", recipe, folder))
+    except RequestError as error:
+        return Opened(None, f"Attempts and the log-probs of tokens are not shown: {error}.")
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
+    stream = Stream("rewrite", drawn_by, settings.seed)
+    store = Journal(folder.path / "journal.sqlite", readonly=True)
+    return Opened(Origin(store, stream, prompters, tokenizer, sampling, settings.k, graders))
 
 
 def _changed(section: Section) -> list[tuple[str, object]]:

@@ -60,11 +60,15 @@ class TableReader:
     def rows(self, positions: Sequence[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The rows at some positions, in the order in which they are asked for; a row group is read once."""
         found: dict[int, dict[str, Any]] = {}
-        for group, places in self._by_group(positions):
+        for group, places in self.by_group(positions):
             first = int(self._starts[group])
             table = self.group(group, columns).take([place - first for place in places])
             found.update(zip(places, table.to_pylist(), strict=True))
         return [found[position] for position in positions]
+
+    def by_group(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """The same positions in ascending order, each once, with the number of the row group that they are in."""
+        return ((group, list(places)) for group, places in groupby(sorted(set(positions)), self._group_of))
 
     def groups(self, start: int = 0) -> Iterator[tuple[int, int, int]]:
         """The row groups that hold row ``start`` and those after it: number, first row, one past the last row."""
@@ -77,9 +81,6 @@ class TableReader:
 
     def _group_of(self, position: int) -> int:
         return int(np.searchsorted(self._starts, position, side="right")) - 1
-
-    def _by_group(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        return ((group, list(places)) for group, places in groupby(sorted(set(positions)), self._group_of))
 
 
 class IdIndex:
