@@ -28,8 +28,8 @@ FLOORS = (
     ("graders.worker", "graders.pool"),
     ("rollout",),
     ("ladder", "rows"),
-    ("tally", "scores", "accuracy", "browse"),
-    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
+    ("tally", "scores", "accuracy", "browse", "finder"),
+    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online", "view",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
@@ -39,7 +39,7 @@ FLOORS = (
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun"}
-HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn"}
 
 
 def modules() -> dict[str, Path]:

@@ -22,7 +22,7 @@ SAMPLED = 300
 """Rows that a report shows."""
 EMBEDDED_BYTES = 7 << 20
 """Most that they may take in its page."""
-MARKUP = '<div id="browse"></div>'
+MARKUP = '<div class="browse"></div>'
 _FONT = re.compile(r'url\(fonts/([\w-]+\.woff2)\) format\("woff2"\)(?:,url\([^)]*\) format\("\w+"\))*')
 
 
@@ -78,7 +78,7 @@ def styles() -> tuple[str, ...]:
 
 def scripts() -> tuple[str, ...]:
     """The scripts of the browser, in the order in which they run."""
-    return asset("vendor/katex/katex.min.js"), asset("browse.js")
+    return asset("vendor/katex/katex.min.js"), asset("text.js"), asset("browse.js")
 
 
 def _font(name: str) -> str:

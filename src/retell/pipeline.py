@@ -31,6 +31,7 @@ from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
+from retell.finder import Finder
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
 from retell.graders.named import grader_named
@@ -53,7 +54,7 @@ from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrad
 from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
-from retell.rows import Opened, Origin
+from retell.rows import Opened, Origin, Rows
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
@@ -362,6 +363,33 @@ def _check_reportable(folder: RunFolder) -> None:
         raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
 
 
+def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[Summary], None]) -> None:
+    """Serves the rows of a run on loopback until it is interrupted; ``announce`` gets the address. Nothing is written,
+    and another command may be running in the folder.
+    """
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "view")
+    from retell.view import make_app, serve
+
+    _rewritten_path(folder)
+    summary = folder.read_json("rewrite.json") or {}
+    undecided, grader = summary.get("undecided"), summary.get("grader")
+
+    def count_undecided() -> Mapping[str, int]:
+        with Journal(folder.path / "journal.sqlite", readonly=True) as journal:
+            return journal.judged("undecided", grader) if undecided and grader else {}
+
+    with Rows(folder, open_rows(recipe, folder)) as rows:
+        finder = Finder(rows, count_undecided)
+        facts = {"path": str(folder.path), "rows": len(rows)}
+        serve(
+            lambda token: make_app(rows, finder, folder.path.resolve().name, token),
+            port,
+            lambda url: announce({"url": url, **facts}),
+        )
+
+
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
     """Grades the stored samples again, with the given grader or else that of their stage, and stores the verdicts.
 
@@ -592,7 +620,7 @@ def _rewritten_path(folder: RunFolder) -> Path:
     path = folder.path / "rewritten.parquet"
     if not path.is_file():
         raise RunFolderError(
-            f"{folder.path} holds no rewritten.parquet: run `retell rewrite --out {folder.path}` first"
+            f"{folder.path} holds no rewritten.parquet: `retell rewrite --out {folder.path}` writes it when it is done"
         )
     return path
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
 
 from retell.errors import DataError, first_line
 from retell.journal import graded_by
@@ -118,6 +120,26 @@ class Rows:
     def by_group(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """The same positions in ascending order, with the row group that each part of them is in."""
         return self._table.by_group(positions)
+
+    def groups(self, start: int) -> Iterator[tuple[int, int, int]]:
+        """The row groups from the one that holds row ``start`` on: number, first row, one past the last row."""
+        return self._table.groups(start)
+
+    def search(self, group: int, columns: Sequence[str], text: str) -> npt.NDArray[np.bool_]:
+        """Which rows of a row group have a text in one of some columns; case makes no difference."""
+        table = self._table.group(group, columns)
+        found = np.zeros(table.num_rows, np.bool_)
+        for name in columns:
+            found |= pc.match_substring(table[name], text, ignore_case=True).to_numpy().astype(np.bool_)
+        return found
+
+    def place(self, of: str) -> int | None:
+        """The position of the row that has an id, or else a number, counted from 1; None where there is no such row."""
+        (place,) = self.index.find([of]).tolist()
+        if place >= 0 and self._table.rows([place], ["id"])[0]["id"] == of:
+            return int(place)
+        number = int(of) - 1 if of.isascii() and of.isdigit() and len(of) < 20 else -1
+        return number if 0 <= number < len(self) else None
 
     def read(self, positions: Sequence[int]) -> list[Json]:
         """The rows at some positions: problem, responses side by side, and the attempts (None where nothing is known
