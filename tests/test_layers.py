@@ -13,7 +13,7 @@ FLOORS = (
      "document", "legend", "shell"),
     ("records", "plugins", "schedule", "processes", "tables", "charts", "flow", "markdown",
      "sections.beside", "dryrun.footprint"),
-    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "spread", "webpage",
+    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "spread",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "results", "graders.values"),
@@ -31,9 +31,10 @@ FLOORS = (
     ("graders.named",),
     ("graders.worker", "graders.pool"),
     ("rollout",),
-    ("ladder",),
-    ("tally", "scores"),
-    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "grade", "regrade", "online",
+    ("ladder", "rows"),
+    ("tally", "scores", "browse", "finder"),
+    ("webpage",),
+    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "grade", "regrade", "online", "view",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
@@ -43,7 +44,7 @@ FLOORS = (
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "sections"}
-HEAVY = {"torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai"}
+HEAVY = {"torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn"}
 
 
 def modules() -> dict[str, Path]:

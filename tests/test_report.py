@@ -1,13 +1,12 @@
 import re
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from madeup import evaluation, gap, rewriting
 from scripts import climb_all, problems, says
 
-from retell.gap import summarise
 from retell.paired import Paired
 from retell.paper import LLAMA, PROBLEMS, PUBLISHED, QWEN, Published
 from retell.recipe import Policy, Recipe

@@ -177,3 +177,30 @@ def test_the_begin_token_stands_once_where_the_tokenizer_would_add_it_too(tmp_pa
     assert AutoTokenizer.from_pretrained(folder).encode("a")[0] == plain.bos_token_id
     ids = ChatTokenizer(folder).prompt_ids([{"role": "user", "content": "Hello"}])
     assert ids[0] == plain.bos_token_id and plain.bos_token_id not in ids[1:3]
+
+
+@given(st.lists(st.integers(0, len(TOKENIZER.tokenizer) - 1), max_size=30))
+def test_pieces_are_one_for_each_id_and_make_up_the_text(ids: list[int]) -> None:
+    pieces = TOKENIZER.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == TOKENIZER.decode(ids)
+
+
+def test_a_character_is_never_torn_over_its_tokens() -> None:
+    ids = TOKENIZER.training_ids(turn("?", "é 日本 👩‍👩‍👧!"))[1]
+    pieces = TOKENIZER.pieces(ids)
+    assert "\ufffd" not in "".join(pieces)
+    assert [piece for piece in pieces if piece] == [
+        "é",
+        " ",
+        "日",
+        "本",
+        " ",
+        "👩",
+        "\u200d",
+        "👩",
+        "\u200d",
+        "👧",
+        "!",
+    ]
+    assert pieces[-1] == ""

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -285,6 +286,30 @@ def compare(
     from retell import pipeline
 
     _show(as_json, pipeline.run_compare(folders, out), present.compared)
+
+
+@app.command
+def view(
+    folder: Folder,
+    *,
+    port: Annotated[int, Parameter(help="Port on 127.0.0.1; by default one that is free.")] = 0,
+    open_browser: Annotated[bool, Parameter(name="--open", negative="", help="Open the page in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """All rows of a run on a page of this machine alone: responses side by side, search, filters. Ctrl-C ends it."""
+    if not 0 <= port < 1 << 16:
+        raise RecipeError(f"--port {port}: it is a number from 1 to 65535")
+    place = _existing(folder)
+
+    def announce(summary: Summary) -> None:
+        _show(as_json, summary, present.view)
+        sys.stdout.flush()
+        if open_browser:
+            webbrowser.open(summary["url"])
+
+    from retell import pipeline
+
+    pipeline.run_view(_stored(place), place, port, announce)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -106,10 +106,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows to search and read where scripts run; elsewhere, as in Markdown, the ``examples`` stand for them."""
+    """Rows to search and read where scripts run (a `retell.browse.Embedded` as a dict, None for no such rows);
+    elsewhere, as in Markdown, the ``examples`` stand for them.
+    """
 
-    rows: Mapping[str, Any]
-    note: str
+    embedded: Mapping[str, Any] | None
     examples: Sequence[Listing]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from retell.errors import StorageError
 from retell.hashing import digest
-from retell.records import Completion, Sample, Verdict
+from retell.records import Completion, Outcome, Sample, Verdict
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -36,11 +36,15 @@ class Journal:
 
     A request that failed is no sample: why it failed is not kept. What is added is committed before the call returns,
     so that a killed process loses nothing that was added. What was stored is never replaced: a second sample under
-    the same key is ignored.
+    the same key is ignored. ``readonly`` is for whoever reads beside the command that writes, from any thread: nothing
+    is created or changed, and what is not there is empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self._path = path
+        self._db: sqlite3.Connection | None = None
+        if readonly:
+            return
         with self._guarded():
             self._db = sqlite3.connect(path, isolation_level=None)
             # A killed process loses nothing in either mode; in WAL a commit need not wait for the disk.
@@ -52,7 +56,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        if self._db:
+            self._db.close()
 
     def samples(self, keys: Sequence[str]) -> dict[str, Sample]:
         """The stored samples among ``keys``."""
@@ -60,16 +65,16 @@ class Journal:
 
     def rungs(self) -> dict[str, int]:
         """How many samples are stored of each rung or benchmark."""
-        with self._guarded():
-            return dict(self._db.execute("SELECT rung, COUNT(*) FROM samples GROUP BY rung ORDER BY rung").fetchall())
+        with self._guarded() as db:
+            return dict(db.execute("SELECT rung, COUNT(*) FROM samples GROUP BY rung ORDER BY rung").fetchall())
 
     def pages(self, rungs: Sequence[str]) -> Iterator[list[Sample]]:
         """The stored samples of some rungs or benchmarks, some hundred at a time, in the order of the keys."""
         query = f"{_SAMPLE} WHERE key > ? AND rung IN ({','.join('?' * len(rungs))}) ORDER BY key LIMIT {_MANY}"
         last = ""
         while True:
-            with self._guarded():
-                rows = self._db.execute(query, (last, *rungs)).fetchall()
+            with self._guarded() as db:
+                rows = db.execute(query, (last, *rungs)).fetchall()
             if not rows:
                 return
             last = rows[-1][0]
@@ -85,6 +90,17 @@ class Journal:
         query = "SELECT sample, grader, outcome, extracted, reason FROM verdicts WHERE sample IN"
         return {(row[0], row[1]): Verdict(*row[2:]) for row in self._select(query, keys)}
 
+    def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
+        """The problems that have samples which a grader judged so, whatever the gold, and how many. It reads all
+        verdicts: with millions of them that takes seconds.
+        """
+        query = (  # a cross join looks samples up by their keys, and does not read them all
+            "SELECT problem, COUNT(*) FROM verdicts CROSS JOIN samples ON key = sample "
+            "WHERE outcome = ? AND substr(grader, 1, ?) = ? GROUP BY problem"
+        )
+        with self._guarded() as db:
+            return dict(db.execute(query, (outcome, len(grader) + 1, f"{grader}#")).fetchall())
+
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Stores samples; they are durable when this returns."""
         self._insert("samples", 10, (_columns(sample) for sample in samples))
@@ -96,29 +112,48 @@ class Journal:
     def _select(self, query: str, keys: Sequence[str], *first: str) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _MANY):
             part = keys[start : start + _MANY]
-            with self._guarded():
-                yield from self._db.execute(f"{query} ({','.join('?' * len(part))})", (*first, *part)).fetchall()
+            with self._guarded() as db:
+                rows = db.execute(f"{query} ({','.join('?' * len(part))})", (*first, *part)).fetchall()
+            yield from rows
 
     def _insert(self, table: str, width: int, rows: Iterable[tuple[Any, ...]]) -> None:
-        with self._guarded():
-            self._db.execute("BEGIN")
+        with self._guarded() as db:
+            db.execute("BEGIN")
             try:
-                self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
-                self._db.execute("COMMIT")
+                db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
+                db.execute("COMMIT")
             except BaseException:
                 # A full disk may have rolled back already; the first error is the one to report.
                 with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
+                    db.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield
+            if self._db:
+                yield self._db
+            else:
+                with contextlib.closing(_reading(self._path)) as db:
+                    yield db
         except sqlite3.Error as error:
             raise StorageError(
                 f"the journal {self._path} cannot be used: {error}; what was stored is kept: mend it and start again"
             ) from error
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection for a single query, which leaves nothing behind: one that stays open would keep the writer from
+    putting its write-ahead log away.
+    """
+    if not path.is_file():
+        db = sqlite3.connect(":memory:")
+        db.executescript(f"{_SCHEMA}PRAGMA query_only=1;")
+        return db
+    log = path.with_name(f"{path.name}-wal")
+    # Without a log nobody writes, and SQLite need not coordinate, which a folder that is read-only would not let it.
+    how = "mode=ro" if log.is_file() and log.stat().st_size else "immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None)
 
 
 def _columns(sample: Sample) -> tuple[Any, ...]:

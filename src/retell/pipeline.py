@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
+from retell.browse import sampled_rows
 from retell.comparison import compare, differing, named
 from retell.contamination import (
     benchmarks_against,
@@ -30,8 +31,9 @@ from retell.contamination import (
 )
 from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
-from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
+from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
+from retell.finder import Finder
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
 from retell.graders.named import grader_named
@@ -50,12 +52,13 @@ from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
-from retell.records import Problem, Rung, Sample, TrainRow
+from retell.records import Problem, Rung, Sample, Sampling, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import tables, write_report
 from retell.results import Results, results_of
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
+from retell.rows import Opened, Origin, Rows
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
@@ -350,7 +353,10 @@ def _asked(model: Policy, settings: Evaluate) -> Policy:
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
     """The page of whatever the folder holds: report.html, and the same in report.md."""
     _check_reportable(folder)
-    write_report(recipe, folder)
+    rows = None
+    if recipe.report.rows and "rewrite" in folder.stages():
+        rows = asdict(sampled_rows(folder, open_rows(recipe, folder), recipe.report.rows))
+    write_report(recipe, folder, rows)
     return {"path": str(folder.path / "report.html"), "markdown": str(folder.path / "report.md")}
 
 
@@ -393,6 +399,33 @@ def _read(path: Path) -> Results:
     return results
 
 
+def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[Summary], None]) -> None:
+    """Serves the rows of a run on loopback until it is interrupted; ``announce`` gets the address. Nothing is written,
+    and another command may be running in the folder.
+    """
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "view")
+    from retell.view import make_app, serve
+
+    _rewritten_path(folder)
+    summary = folder.read_json("rewrite.json") or {}
+    undecided, grader = summary.get("undecided"), summary.get("grader")
+
+    def count_undecided() -> Mapping[str, int]:
+        with Journal(folder.path / "journal.sqlite", readonly=True) as journal:
+            return journal.judged("undecided", grader) if undecided and grader else {}
+
+    with Rows(folder, open_rows(recipe, folder)) as rows:
+        finder = Finder(rows, count_undecided)
+        facts = {"path": str(folder.path), "rows": len(rows)}
+        serve(
+            lambda token: make_app(rows, finder, folder.path.resolve().name, token),
+            port,
+            lambda url: announce({"url": url, **facts}),
+        )
+
+
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
     """Grades the stored samples again, with the given grader or else that of their stage, and stores the verdicts.
 
@@ -416,6 +449,26 @@ def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
                 summary["graders"][stage] = grader.name
     summary["seconds"] = round(time.monotonic() - started, 3)
     return summary
+
+
+def open_rows(recipe: Recipe, folder: RunFolder) -> Opened:
+    """What finds the samples behind the run's rows, as far as the policy is at hand; the folder is only read."""
+    settings = recipe.rewrite
+    drawn_by = (folder.read_json("rewrite.json") or {}).get("policy")
+    try:
+        named = recipe.policy.model or settings.engine not in ("recorded", "server")
+        tokenizer = _own_policy(recipe, folder).tokenizer if named else None
+        built_by = [None] if (drawn_by or "").startswith("served:") else [tokenizer]
+        if drawn_by is None and tokenizer:
+            built_by.append(None)  # a model may have been named after recorded responses were rewritten
+        prompters = tuple(Prompter(recipe.policy, one, settings.guided_template) for one in built_by)
+        graders = tuple(_graders_of("rewrite", recipe, folder))
+    except RequestError as error:
+        return Opened(None, f"Attempts and the log-probs of tokens are not shown: {error}.")
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
+    stream = Stream("rewrite", drawn_by, settings.seed)
+    store = Journal(folder.path / "journal.sqlite", readonly=True)
+    return Opened(Origin(store, stream, prompters, tokenizer, sampling, settings.k, graders))
 
 
 def _changed(section: Section) -> list[tuple[str, object]]:
@@ -603,7 +656,7 @@ def _rewritten_path(folder: RunFolder) -> Path:
     path = folder.path / "rewritten.parquet"
     if not path.is_file():
         raise RunFolderError(
-            f"{folder.path} holds no rewritten.parquet: run `retell rewrite --out {folder.path}` first"
+            f"{folder.path} holds no rewritten.parquet: `retell rewrite --out {folder.path}` writes it when it is done"
         )
     return path
 

@@ -160,6 +160,12 @@ def compared(summary: Summary) -> None:
     print(summary["path"])
 
 
+def view(summary: Summary) -> None:
+    """How many rows there are, and where."""
+    print(f"{summary['rows']:,} rows of {summary['path']}; Ctrl-C ends this")
+    print(summary["url"])
+
+
 def finding(found: "Finding") -> None:
     """One thing that `retell doctor` has found."""
     print(f"{found.state:<6} {found.what:<20} {_line(found.says)}", flush=True)

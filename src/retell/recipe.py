@@ -272,6 +272,8 @@ class Report(Section):
 
     title: str = "retell"
     """Title of the page."""
+    rows: Annotated[int, Field(ge=0)] = 300
+    """So many rows, chosen at random, can be read in report.html; `retell view` shows all."""
 
 
 class Recipe(Section):

@@ -1,6 +1,7 @@
 """A run folder → report.html and report.md: the paper's tables and figures for this run, and what holds of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from retell.document import Document, Section
 from retell.markdown import joined, markdown, section
@@ -22,14 +23,17 @@ from retell.spread import spreads
 from retell.webpage import webpage
 
 
-def write_report(recipe: Recipe, folder: RunFolder) -> None:
-    """Writes report.html and report.md from whatever stages the folder holds."""
-    document = report(results_of(recipe, folder))
+def write_report(recipe: Recipe, folder: RunFolder, rows: Mapping[str, Any] | None = None) -> None:
+    """Writes report.html and report.md from whatever stages the folder holds.
+
+    ``rows`` are those that can be read in the page: a `retell.browse.Embedded` as a dict.
+    """
+    document = report(results_of(recipe, folder), rows)
     folder.write_text("report.md", markdown(document))
     folder.write_text("report.html", webpage(document))
 
 
-def report(results: Results) -> Document:
+def report(results: Results, rows: Mapping[str, Any] | None = None) -> Document:
     """The page of a run, its sections in the order of the method."""
     spread = _spreads(results)
     sections = (
@@ -45,7 +49,7 @@ def report(results: Results) -> Document:
         cost(results),
         caveats(results),
         provenance(results),
-        examples(results),
+        examples(results, rows),
     )
     return Document(results.recipe.report.title, _there(sections))
 
@@ -62,4 +66,5 @@ def _there(sections: Sequence[Section | None]) -> list[Section]:
 
 
 def _spreads(results: Results) -> Spreads:
-    return spreads(results.folder.path / "gap.parquet") if results.gap else {}
+    path = results.folder.path / "gap.parquet"
+    return spreads(path) if results.gap and path.is_file() else {}

@@ -69,7 +69,7 @@ def page(
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy(scripts, connect)}">
+<meta http-equiv="Content-Security-Policy" content="{policy(scripts, connect)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
@@ -83,7 +83,7 @@ def page(
 """
 
 
-def _policy(scripts: Iterable[str], connect: bool) -> str:
+def policy(scripts: Iterable[str], connect: bool) -> str:
     """The Content-Security-Policy: these scripts, to the letter, and nothing from anywhere.
 
     Style is 'unsafe-inline' since Plotly makes style elements as it is loaded and as it draws. That lets no code run,

@@ -96,12 +96,34 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids without the end token; a control token sampled before it is shown by its name."""
-        body = ids[:-1] if ids and ids[-1] in self.end_ids else ids
-        return str(self.tokenizer.decode(list(body), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._decode(list(ids[:-1] if ids and ids[-1] in self.end_ids else ids))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id adds to the text, which is that of `decode` wherever all bytes are text.
+
+        A character that takes several tokens is the piece of its last one, the others are empty; so is an end token.
+        Two or three tokens are decoded at a time, since some tokenizers treat the first one of a text otherwise.
+        """
+        body = list(ids[:-1] if ids and ids[-1] in self.end_ids else ids)
+        pieces: list[str] = []
+        start = whole = 0
+        before = ""
+        for end in range(1, len(body) + 1):
+            now = self._decode(body[start:end])
+            if now.endswith("\N{REPLACEMENT CHARACTER}") and end < len(body):
+                pieces.append("")
+                continue
+            pieces.append(now[len(before) :])
+            start, whole = whole, end
+            before = self._decode(body[start:whole])
+        return [*pieces, *("" for _ in ids[len(body) :])]
 
     def control_token(self, text: str) -> str | None:
         """A control token that stands spelled out in a text, which would become a real one in a prompt, or None."""
         return next((token for token in self._control_tokens if token in text), None)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     @cached_property
     def _control_tokens(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 import re
 
+from retell import browse
+from retell.browse import MARKUP
 from retell.document import (
     Block,
     Chart,
@@ -24,7 +26,7 @@ _CODE = re.compile(r"`([^`]*)`")
 
 
 def webpage(document: Document) -> str:
-    """The whole page. Plotly is in it, and only if it has charts.
+    """The whole page. Plotly is in it only if it has charts, and what shows rows only if it has some.
 
     Raises:
         MissingExtraError: Plotly is needed and not installed.
@@ -37,9 +39,16 @@ def webpage(document: Document) -> str:
         f"<main>\n{''.join(map(writer.section, document.sections))}</main>\n"
         '<footer class="end soft small">Made by retell. This file needs no network.</footer>'
     )
-    scripts = [plotly(), asset("report.js")] if writer.figures else []
-    data = {"figures": writer.figures} if writer.figures else {}
-    return page(document.title, body, styles=[asset("report.css")], scripts=scripts, data=data)
+    styles, scripts = [asset("report.css")], list[str]()
+    data: dict[str, object] = {}
+    if writer.rows is not None:
+        styles += browse.styles()
+        scripts += browse.scripts()
+        data["browse"] = writer.rows
+    if writer.figures:
+        scripts += [plotly(), asset("report.js")]
+        data["figures"] = writer.figures
+    return page(document.title, body, styles=styles, scripts=scripts, data=data)
 
 
 def plotly() -> str:
@@ -60,6 +69,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.figures: list[object] = []
+        self.rows: object = None
 
     def section(self, one: Section) -> str:
         blocks = "\n".join(map(self.block, one.blocks))
@@ -87,7 +97,7 @@ class _Writer:
                 listing = f"<pre>{escaped(text)}</pre>"
                 return _folded(title, listing) if folded else f"<h3>{_words(title)}</h3>\n{listing}"
             case Rows():
-                return f"<p>{_words(block.note)}</p>"
+                return self._rows(block)
 
     def _figure(self, figure: Figure) -> str:
         charts = "".join(map(self._chart, figure.charts))
@@ -97,6 +107,13 @@ class _Writer:
         without = "<noscript><p>The charts need scripts; their table does not.</p></noscript>"
         grid = f'<div class="charts" style="--charts:{min(3, len(figure.charts))}">{charts}</div>'
         return f"{title}{grid}\n{without}\n{below}"
+
+    def _rows(self, block: Rows) -> str:
+        examples = "\n".join(map(self.block, block.examples))
+        if block.embedded is None:
+            return examples
+        self.rows = block.embedded
+        return f"{MARKUP}\n<noscript>{examples}</noscript>"
 
     def _chart(self, chart: Chart) -> str:
         number = len(self.figures)

@@ -1,9 +1,11 @@
 """Rows to read: in Markdown the first of each rung that was rewritten, beside the expert's text."""
 
 import textwrap
+from collections.abc import Mapping
 from itertools import zip_longest
+from typing import Any
 
-from retell.document import Listing, Section
+from retell.document import Listing, Rows, Section, code
 from retell.results import Results
 from retell.shell import visible
 from retell.tables import read_rows
@@ -11,12 +13,11 @@ from retell.tables import read_rows
 _COLUMN = 58
 
 
-def examples(results: Results) -> Section | None:
-    """The rows of the run."""
+def examples(results: Results, embedded: Mapping[str, Any] | None) -> Section | None:
+    """The rows of the run: those to be searched, and the examples."""
     if not results.rewrite:
         return None
-    listings = _first_of_each_rung(results)
-    return Section("Examples", "Rows", listings) if listings else None
+    return Section("Rows", "Rows", [Rows(embedded, _first_of_each_rung(results))])
 
 
 def _first_of_each_rung(results: Results) -> list[Listing]:
@@ -30,7 +31,7 @@ def _first_of_each_rung(results: Results) -> list[Listing]:
         if row["rung"] in wanted and row["rung"] not in found:
             sides = _side_by_side("the expert", row["solution"], wanted[row["rung"]], row["response"])
             text = f"{_wrap(row['problem'])}\n\n{sides}"
-            found[row["rung"]] = Listing(f"Rung `{row['rung']}`, row `{row['id']}`", text)
+            found[row["rung"]] = Listing(f"Rung {code(row['rung'])}, row {code(row['id'])}", text)
     return [found[rung] for rung in wanted if rung in found]
 
 
