@@ -1,6 +1,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -75,3 +76,14 @@ def test_what_a_row_lacks_is_null(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "t.parquet", SCHEMA) as table:
         table.add({"id": 1})
     assert list(read_rows(tmp_path / "t.parquet")) == [{"id": 1, "text": None}]
+
+
+def test_reading_in_parts_holds_a_part(tmp_path: Path) -> None:
+    path, numbers = tmp_path / "rows.parquet", np.random.default_rng(0)
+    groups, width = 30, 64
+    with TableWriter(path, pa.schema([("x", pa.list_(pa.float64()))])) as table:
+        for _ in range(groups * ROWS):
+            table.add({"x": numbers.random(width)})
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in read_batches(path))
+    assert most < path.stat().st_size / 3
