@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from retell.gap import summarise
 from retell.runfolder import RunFolder
 
+COLUMNS = ("id", "rung", "problem", "solution", "response")
 SUMMARY = {"samples": {"self": 3, "guided": 0}, "truncated": 0, "undecided": 0, "leaked": 0, "rejected": {}}
 
 
@@ -64,3 +65,28 @@ def training(folder: RunFolder, name: str, losses: list[float], mix: str = "expe
     summary |= {"learning_rate": 1e-3, "batch_size": 4, "seed": 0, "rejected": {}}
     folder.write_json(f"checkpoints/{name}.json", summary)
     folder.finished(f"train/{name}", name, [f"checkpoints/{name}.json", f"checkpoints/{name}"])
+
+
+def whole(folder: RunFolder) -> None:
+    """A run that has something for every section but the rows to read."""
+    rewriting(folder, 6, 3, 1)
+    summary = folder.read_json("rewrite.json")
+    assert summary
+    rate = {"percent": 40.0, "stderr": 5.0, "problems": 10}
+    drawn = {"samples": {"self": 40, "guided": 12}, "not_drawn": {"self": 40, "guided": 20}, "seconds": 7200.0}
+    folder.write_json(
+        "rewrite.json",
+        summary
+        | drawn
+        | {"rejected": {"overlong": 2}, "pass_rate": {"self": rate, "guided": None}, "tokens_saved": 3000}
+        | {"truncated": 1, "leaked": 1, "tokens": {"prompt": 100, "generated": 1000}, "policy": "abc", "grader": "g"},
+    )
+    rungs = ["self"] * 6 + ["guided"] * 3 + ["expert"]
+    expert = [[-1.0 - i / 9, -2.0] for i in range(10)]
+    gap(folder, rungs, expert, [[-0.5, -0.25 - i / 9] for i in range(9)] + expert[9:])
+    for strength, name in enumerate(("base", "sft", "dft", "dr-sft", "dr-dft", "mine")):
+        if name != "base":
+            training(folder, name, [1 / (i + strength) for i in range(30)])
+        evaluation(folder, name, [1] * (strength + 1) + [0] * 12, ("easy", "math500"))
+    with folder.replacing("rewritten.parquet") as path:
+        pq.write_table(pa.table({name: pa.array([], pa.string()) for name in COLUMNS}), path)

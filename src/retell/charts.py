@@ -4,8 +4,11 @@ Colours are names of the style sheet, ``@self`` or ``@self/0.3``, which the page
 whoever reads it. Names from outside are no markup: Plotly would read some tags in them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from retell.document import Chart
@@ -13,8 +16,8 @@ from retell.shell import visible
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_POINTS = 400
-"""So many points of a curve are drawn: more than a screen tells apart, and few enough for a page."""
+POINTS = 200
+"""Most points of a curve: as many as a screen tells apart, and few enough for a page."""
 _LABEL, _DOT, _AROUND = 24, 13, 96
 """Pixels of a row's label, of each of its dots, and of axis and legend."""
 
@@ -63,13 +66,17 @@ class Part:
 
 
 def histogram(
-    title: str, counted: Sequence[Counts], axis: str, what: str, alt: str, *, log: bool = False, share: bool = False
+    title: str, counted: Sequence[Counts], axis: str, what: str, alt: str, *, share_from: float | None = None
 ) -> Chart:
-    """Histograms over one another as outlines, on the same bins; ``what`` is counted, or its share."""
-    traces = [_outline(one, number, what, log=log, share=share) for number, one in enumerate(counted)]
-    vertical: dict[str, Any] = {"title": {"text": f"share of the {what}" if share else what}, "rangemode": "tozero"}
-    vertical |= {"tickformat": "~%"} if share else {}
-    vertical |= {"type": "log", "rangemode": "normal", "dtick": 1} if log else {}
+    """Histograms over one another as outlines, on the same bins. ``what`` is counted; with ``share_from``, the counts
+    are shares of it, on a logarithmic axis from there to 1.
+    """
+    log = share_from is not None
+    traces = [_outline(one, number, what, log=log) for number, one in enumerate(counted)]
+    vertical: dict[str, Any] = {"title": {"text": what}, "rangemode": "tozero"}
+    if share_from is not None:
+        vertical = {"title": {"text": f"share of the {what}"}, "tickformat": "~%", "type": "log", "dtick": 1}
+        vertical["range"] = [min(-1, math.floor(math.log10(share_from))), 0]
     edges = counted[0].edges
     layout = {
         "xaxis": {"title": {"text": axis}, "range": [edges[0], edges[-1]]},
@@ -81,17 +88,18 @@ def histogram(
 
 
 def curves(title: str, lines: Sequence[Curve], axis: str, vertical: str, alt: str) -> Chart:
-    """Lines over the same axis, with every so many of their points if they are long."""
+    """Lines over the same axis; a point of a long one is the mean of several, as `averaged` says."""
     traces = []
     for number, line in enumerate(lines):
-        chosen = thinned(len(line.x), _POINTS)
+        size = averaged(len(line.x))
+        parts = range(0, len(line.x), size)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": plain(line.name),
-                "x": [line.x[i] for i in chosen],
-                "y": [_rounded(line.y[i]) for i in chosen],
+                "x": [line.x[min(start + size, len(line.x)) - 1] for start in parts],
+                "y": [_rounded(fmean(line.y[start : start + size])) for start in parts],
                 "line": {"color": f"@{line.colour}", "width": 1.75, "dash": _DASHES[number % len(_DASHES)]},
                 "hovertemplate": "%{y:.4f}",
             }
@@ -170,9 +178,9 @@ def _in_rows(rows: Sequence[str], height: int) -> dict[str, Any]:
     return {"yaxis": vertical, "annotations": labels, "shapes": rules, "hovermode": "closest"}
 
 
-def _outline(one: Counts, number: int, what: str, *, log: bool, share: bool) -> Mapping[str, Any]:
+def _outline(one: Counts, number: int, what: str, *, log: bool) -> Mapping[str, Any]:
     """A histogram as a line with steps, which it goes up and down at both of its ends."""
-    bins = list(zip(one.edges, one.edges[1:], strict=False))
+    bins = list(pairwise(one.edges))
     middles = [(low + high) / 2 for low, high in bins]
     first, last = 2 * one.edges[0] - middles[0], 2 * one.edges[-1] - middles[-1]
     # No logarithm is 0: there the ends are drawn out instead.
@@ -185,7 +193,7 @@ def _outline(one: Counts, number: int, what: str, *, log: bool, share: bool) -> 
         "x": [_rounded(x) for x in (first, *middles, last)],
         "y": [_rounded(y) or None for y in heights] if log else [_rounded(y) for y in heights],
         "customdata": ["", *(f"{_short(low)} to {_short(high)}" for low, high in bins), ""],
-        "hovertemplate": f"%{{customdata}}: %{{y:{'.2%' if share else ','}}} of the {what}",
+        "hovertemplate": f"%{{customdata}}: %{{y:{'.2%' if log else ','}}} of the {what}",
         "line": {"shape": "hvh", "color": f"@{one.colour}", "width": 2, "dash": "3px,2px" if number % 2 else "solid"},
         "fill": "none" if log else "tozeroy",
         "fillcolor": f"@{one.colour}/0.22",
@@ -220,6 +228,11 @@ def _dotted(one: Dots, line: int, rows: Sequence[str], height: int) -> Mapping[s
             "visible": not one.hollow,
         },
     }
+
+
+def averaged(count: int) -> int:
+    """How many of so many values in a row are drawn as one point, their mean."""
+    return max(1, -(-count // POINTS))
 
 
 def thinned(count: int, most: int) -> list[int]:

@@ -48,9 +48,8 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
     if twice:
         raise RequestError(f"{twice[0]} is given twice: a run is compared with others")
     if len(paths) < 2:
-        raise RequestError(
-            f"{len(paths)} run to compare: give the folders of two or more, as in `retell compare runs/one runs/two`"
-        )
+        many = "one run" if paths else "no run"
+        raise RequestError(f"{many} to compare: give the folders of two or more, `retell compare runs/one runs/two`")
     names = [path.name for path in whole]
     return {
         name if names.count(name) == 1 else str(path): given
@@ -95,9 +94,8 @@ def _flat(run: Results) -> dict[str, str]:
 
 def _recipes(runs: Runs) -> Section:
     rows = [[key, *(_NONE if one is None else one for one in values)] for key, values in differing(runs).items()]
-    blocks: list[Block] = [Prose("The other keys of their recipes are the same.")]
-    if rows:
-        blocks.insert(0, Table(["key", *runs], rows, words=True))
+    blocks: list[Block] = [Table(["key", *runs], rows, words=True)] if rows else []
+    blocks.append(Prose(f"{'The other keys of their' if rows else 'Their'} recipes are the same."))
     return Section("In what they differ", "Recipes", blocks)
 
 
@@ -187,6 +185,8 @@ def _differences(runs: Runs, found: Mapping[str, Paired]) -> Section | None:
 
 
 def _costs(runs: Runs) -> Section | None:
+    if not any(run.rewrite or run.trainings for run in runs.values()):
+        return None
     rows = []
     for name, run in runs.items():
         one = run.rewrite or {}

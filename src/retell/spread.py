@@ -13,7 +13,7 @@ from retell.tables import read_batches
 
 WEIGHTS = 20
 """Bins of the weights between 0 and 1."""
-_FINE = 4096
+_FINE = 1 << 16
 _WIDTH = 2.0**-10
 _TAIL = 0.002
 """Share of the values, furthest from 0, that may lie outside of a histogram: a few would squeeze all others."""
@@ -35,11 +35,10 @@ class Bins:
         self.infinite += values.size - known.size
         if known.size:
             self._widen(float(known.max()))
-            places = np.minimum((known / self.width).astype(np.int64), _FINE - 1)
-            self.counts += np.bincount(places, minlength=_FINE)
+            self.counts += np.bincount((known / self.width).astype(np.int64), minlength=_FINE)
 
     def _widen(self, furthest: float) -> None:
-        while furthest > self.width * _FINE:
+        while furthest >= self.width * _FINE:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_FINE // 2, np.int64)])
             self.width *= 2
 
@@ -51,7 +50,7 @@ class Bins:
 
     def merged(self, width: float, least: int) -> NDArray[np.int64]:
         """Counts in at least so many bins, of a width that is this one's times a power of two."""
-        counts = self.counts.reshape(-1, round(width / self.width)).sum(axis=1)
+        counts = np.add.reduceat(self.counts, np.arange(0, _FINE, round(width / self.width)))
         return np.pad(counts, (0, max(0, least - counts.size)))
 
 

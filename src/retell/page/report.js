@@ -43,7 +43,7 @@
       font: {family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink},
       hoverlabel: {bgcolor: colour("@raised"), bordercolor: colour("@line"), font: {color: ink}, namelength: -1},
       legend: {
-        orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", itemsizing: "constant", traceorder: "normal",
+        orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", itemsizing: "constant", traceorder: "normal",
       },
       modebar: {bgcolor: "rgba(0,0,0,0)", color: colour("@soft"), activecolor: ink},
       xaxis: axis(given.xaxis),

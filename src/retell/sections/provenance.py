@@ -41,7 +41,10 @@ def _identity(results: Results) -> list[list[str]]:
     graders: dict[str, list[str]] = {}
     for name, one in results.evaluations.items():
         graders.setdefault(one["grader"], []).append(title(name))
-    found += [[f"grader of {', '.join(names)}", grader] for grader, names in graders.items()]
+    found += [
+        [f"grader of {', '.join(names) if len(graders) > 1 else 'evaluation'}", grader]
+        for grader, names in graders.items()
+    ]
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retell.charts import Curve, curves, thinned
+from retell.charts import Curve, averaged, curves, thinned
 from retell.document import Figure, Prose, Section, Table
 from retell.legend import colours, title
 from retell.results import Results
@@ -32,6 +32,9 @@ def training(results: Results) -> Section | None:
         for key, words in _MEASURED.items()
     ]
     note = "The losses are weighted differently and cannot be compared with one another; the NLL can, on the same data."
+    size = max(averaged(len(updates)) for updates in lines.values())
+    if size > 1:
+        note += f" A point of a long curve is the mean of up to {size} updates in a row."
     return Section("Figure 4: training curves", "Training", [Figure(charts, _table(lines)), Prose(note)])
 
 

@@ -48,12 +48,13 @@ def _figure(spreads: Spreads) -> list[Block]:
     rows = [
         [f"{edges[i]:g} to {edges[i + 1]:g}", *(f"{share[i]:.2%}" for share in shares.values())] for i in range(WEIGHTS)
     ]
-    note = "Shares of the tokens, on a logarithmic axis: nearly all tokens weigh about 1."
-    charts = [_chart(rung, edges, shares) for rung in rungs]
+    note = "Shares of the tokens, on a logarithmic axis."
+    least = min((share for all_of_it in shares.values() for share in all_of_it if share), default=1.0)
+    charts = [_chart(rung, edges, shares, least) for rung in rungs]
     return [Figure(charts, Table(header, rows), "Weights of the tokens"), Prose(note)] if charts else []
 
 
-def _chart(rung: str, edges: list[float], shares: Mapping[tuple[str, int], list[float]]) -> Chart:
+def _chart(rung: str, edges: list[float], shares: Mapping[tuple[str, int], list[float]], least: float) -> Chart:
     counted = [
         Counts(whose(of, side), colour(of, side), edges, share) for (of, side), share in shares.items() if of == rung
     ]
@@ -62,7 +63,7 @@ def _chart(rung: str, edges: list[float], shares: Mapping[tuple[str, int], list[
         f"{edges[-2]:g}."
         for one in counted
     )
-    return histogram(rung, counted, "weight of a token, π(token)", "tokens", alt, log=True, share=True)
+    return histogram(rung, counted, "weight of a token, π(token)", "tokens", alt, share_from=least)
 
 
 def _ratios(gap: Summary) -> list[Block]:
