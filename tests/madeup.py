@@ -52,7 +52,7 @@ def gap(folder: RunFolder, rungs: list[str], expert: list[list[float]], rewritte
     logprobs = {"expert_logprobs": expert, "rewritten_logprobs": rewritten}
     lists = {name: pa.array(rows, pa.list_(pa.float32())) for name, rows in logprobs.items()}
     with folder.replacing("gap.parquet") as path:
-        pq.write_table(pa.table({"rung": rungs, **lists}), path)
+        pq.write_table(pa.table({"id": [f"p{i}" for i in range(len(rungs))], "rung": rungs, **lists}), path)
     folder.write_json("gap.json", summarise(rungs, expert, rewritten))
     folder.finished("gap", 1, ["gap.json"])
 

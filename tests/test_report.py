@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from madeup import evaluation, gap, rewriting
+from madeup import evaluation, gap, rewriting, training, whole
 from scripts import climb_all, problems, says
 
 from retell.paired import Paired
@@ -324,3 +324,80 @@ def test_problems_are_paired_by_their_text(tmp_path: Path) -> None:
         others = [row | {"problem": row["problem"] + "!"} for row in pq.read_table(path).to_pylist()]
         pq.write_table(pa.Table.from_pylist(others), path)
         assert "SFT − base" not in report(Recipe(), folder)
+
+
+def test_what_the_gap_stage_measured_besides_is_shown_with_what_it_rests_on(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        gap(folder, ["self", "expert"], [[-1.0, -1.0], [-2.0]], [[-0.5], [-2.0]])
+        told = folder.read_json("gap.json")
+        assert told
+        matched = {"share": 0.25, "expert": -9.0, "rewritten": -8.5, "difference": 0.5, "stderr": 0.25}
+        told["self"] |= {
+            "matched": matched | {"expert_tokens": 40.0, "rewritten_tokens": 41.0},
+            "sequence": {"rows": 30, "ess": 0.4, "pareto_k": 0.82, "reliable": False, "kl": -0.5, "kl_stderr": 0.125},
+        }
+        told["expert"] |= {"matched": None, "sequence": None}
+        short = {"rows": 3, "ess": 0.4, "pareto_k": None, "note": "fewer than 25 rows", "kl": 1.0, "kl_stderr": None}
+        told["all"] |= {"matched": None, "sequence": short}
+        for side in ("expert", "rewritten"):
+            for rung in ("self", "expert", "all"):
+                told[rung][side]["perplexity"] = 2.5
+        folder.write_json("gap.json", told)
+        drift = {"kl": 0.01234, "stderr": 0.001, "problems": 1200, "tokens": 9, "reason": None}
+        none = {"kl": None, "stderr": None, "problems": 0, "tokens": 0, "reason": "no samples"}
+        folder.write_json("gap/dr-dft.json", told | {"drift": {"new": drift, "old": none}})
+        folder.finished("gap/dr-dft", 1, ["gap/dr-dft.json"])
+        page = report(Recipe(), folder)
+    shown = rows(page)
+    assert ["rung", "rows", "summed log-prob", "per token", "perplexity", "tokens"] in shown
+    assert ["self", "25.0%", "-9.00 → -8.50", "0.50 ± 0.25", "40.0 → 41.0"] in shown
+    assert "both weighted to one distribution of token lengths" in page
+    assert ["self", "30", "0.400", "0.82 (not reliable)", "-0.500 ± 0.125"] in shown
+    assert ["all", "3", "0.400", "fewer than 25 rows", "1.000"] in shown
+    assert "conditional on acceptance" in page
+    assert ["DR + DFT: self", "1", "-2.00 → -0.50", "-1.000 → -0.500", "1.000 → 1.000"] in shown
+    assert ["DR + DFT: new", "0.01234 ± 0.00100", "1,200", "9"] in shown
+    assert ["DR + DFT: old", "–", "0", "0"] in shown
+    assert "DR + DFT, old: no samples." in page
+
+
+def test_the_cost_is_what_was_recorded(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        whole(folder)
+        shown = rows(report(Recipe(), folder))
+    assert ["rewriting", "52", "60", "1,000", "≈ 3,000 (75%)", "2.00"] in shown
+    assert ["training SFT", "–", "–", "300", "–", "–"] in shown
+    assert ["evaluating base", "26", "–", "–", "–", "–"] in shown
+
+
+def test_warnings_come_first_and_what_is_in_order_is_said_too(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        whole(folder)
+        page = report(Recipe(), folder).split("## Warnings")[1].split("##")[0]
+    said = re.findall(r"\*\*(\w+)\.\*\* (.*)", page)
+    assert said == [
+        ("Truncation", "1 of 52 samples (1.9%) were cut off at the length limit, and are never correct."),
+        ("Leaks", "1 of 52 samples (1.9%) are correct retellings that were refused, for they leak the reference."),
+        ("Undecided", "No sample was without a verdict."),
+        ("Evaluation", "No response was cut off, undecided or left out."),
+    ]
+
+
+def test_curves_are_told_by_some_of_their_updates(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        training(folder, "sft", [1.0 - i / 1000 for i in range(450)])
+        training(folder, "dft", [0.5, 0.25])
+        page = report(Recipe(), folder)
+    shown = [row for row in rows(page) if row[0].isdigit()]
+    assert len(shown) == 9
+    assert shown[0] == ["1", "1.000 / 2.000", "0.500 / 1.500"]
+    assert shown[-1] == ["450", "0.551 / 1.551", "–"]
+    assert "A point of a long curve is the mean of up to 3 updates in a row." in page
+
+
+def test_rows_in_are_rows_out_and_rejected(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        whole(folder)
+        page = report(Recipe(), folder)
+    assert "Rejected rows, kept with their reasons in `rejected.jsonl`: 2 overlong." in page
+    assert ["self", "10", "40.0 ± 5.0"] in rows(page)

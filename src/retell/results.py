@@ -15,8 +15,8 @@ Summary = Mapping[str, Any]
 class Results:
     """One run: what its stages wrote, None or empty where a stage was not run or has been overtaken.
 
-    ``trainings``, ``evaluations`` and ``drifts`` have the summary of each model, in the paper's order; ``stale`` names
-    the stages that rest on something that was replaced since.
+    ``trainings``, ``evaluations`` and ``tuned`` have the summary of each model, in the paper's order, the last its gap:
+    the log-probs of the same texts under it. ``stale`` names the stages that rest on something that was replaced since.
     """
 
     folder: RunFolder
@@ -25,7 +25,7 @@ class Results:
     gap: Summary | None
     trainings: Mapping[str, Summary]
     evaluations: Mapping[str, Summary]
-    drifts: Mapping[str, Summary]
+    tuned: Mapping[str, Summary]
     contamination: Summary | None
     stale: list[str]
 
@@ -37,7 +37,7 @@ class Results:
     @property
     def models(self) -> list[str]:
         """The names of all models, in the paper's order."""
-        return in_order({*self.trainings, *self.evaluations, *self.drifts})
+        return in_order({*self.trainings, *self.evaluations, *self.tuned})
 
 
 def results_of(recipe: Recipe, folder: RunFolder) -> Results:

@@ -87,14 +87,15 @@ def policy(scripts: Iterable[str], connect: bool) -> str:
     """The Content-Security-Policy: these scripts, to the letter, and nothing from anywhere.
 
     Style is 'unsafe-inline' since Plotly makes style elements as it is loaded and as it draws. That lets no code run,
-    and model text is no markup, so that it has no style to bring.
+    and model text is no markup, so that it has no style to bring. A picture of a chart that is saved is a blob:, which
+    only the page itself can make.
     """
     allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
     rules = {
         "default-src": "'none'",
         "script-src": allowed,
         "style-src": "'unsafe-inline'",
-        "img-src": "data:",
+        "img-src": "data: blob:",
         "font-src": "data:",
         "connect-src": "'self'" if connect else "'none'",
         "base-uri": "'none'",

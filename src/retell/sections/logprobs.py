@@ -11,6 +11,7 @@ from retell.paper import PUBLISHED, Published, published_for
 from retell.results import Results, Summary
 from retell.sections.beside import NO_ERRORS, ORIENTATION, beside_paper
 from retell.spread import Histograms, Spread, together
+from retell.stats import plus_minus
 
 Spreads = Mapping[str, tuple[Spread, Spread]]
 _ROWS = 12
@@ -39,7 +40,7 @@ def logprobs(results: Results, spreads: Spreads) -> Section | None:
     return Section("Table 3: log-probs under the policy before training", "Gap", blocks)
 
 
-def arrows(gap: Summary, columns: Sequence[Column], note: str) -> Table:
+def arrows(gap: Summary, columns: Sequence[Column], note: str, of: str = "rung") -> Table:
     """A row for each rung: how many rows, and each statistic of the expert's → of the rewritten responses."""
     entries = {rung: one for rung, one in gap.items() if one.get("expert") and one.get("rewritten")}
     there = [column for column in columns if all(column[1] in one["expert"] for one in entries.values())]
@@ -51,21 +52,32 @@ def arrows(gap: Summary, columns: Sequence[Column], note: str) -> Table:
         ]
         for rung, one in entries.items()
     ]
-    return Table(["rung", "rows", *(head for head, _, _ in there)], rows, note)
+    return Table([of, "rows", *(head for head, _, _ in there)], rows, note)
 
 
 def _matched(gap: Summary) -> list[Table]:
-    """The summed log-probs where both responses are about as long as one another."""
+    """The summed log-probs of both sides over one distribution of lengths."""
     rows = [
-        [rung, f"{one['share']:.1%}", f"{one['expert']:.2f} → {one['rewritten']:.2f}", f"{one['tokens']:.1f}"]
-        for rung, entry in gap.items()
-        if (one := entry.get("matched")) and one.get("expert") is not None
+        [
+            rung,
+            f"{one['share']:.1%}",
+            f"{one['expert']:.2f} → {one['rewritten']:.2f}",
+            plus_minus(one["difference"], one["stderr"], 2),
+            f"{one['expert_tokens']:.1f} → {one['rewritten_tokens']:.1f}",
+        ]
+        for rung, one in matched_of(gap).items()
     ]
     note = (
-        "The same, of the rows alone whose two responses are about as long as one another: what is left of the "
-        "difference there is not one of length."
+        "At equal length: expert → rewritten, both weighted to one distribution of token lengths; the share of the "
+        "rows is what the two sides have in common. What is left of the difference is not one of length."
     )
-    return [Table(["rung", "of the rows", "summed log-prob", "tokens"], rows, note)] if rows else []
+    header = ["rung, at equal length", "of the rows", "summed log-prob", "difference", "tokens"]
+    return [Table(header, rows, note)] if rows else []
+
+
+def matched_of(gap: Summary) -> dict[str, Summary]:
+    """The comparison at equal length by rung, where there is one."""
+    return {rung: entry["matched"] for rung, entry in gap.items() if entry.get("matched")}
 
 
 def _beside(spreads: Spreads, published: Published) -> list[Table]:

@@ -16,9 +16,10 @@ _COLUMNS: tuple[Column, ...] = (
     ("weight variance", "token_weight_variance", "{:.4f}".format),
     ("tokens p < 0.1", "share_below_0.1", "{:.1%}".format),
 )
-_CONDITIONAL = (
-    "They are conditional on acceptance: a kept response was drawn from the policy restricted to accepted ones, whose "
-    "density is the policy's divided by the chance of acceptance, one unknown factor a problem."
+_UNDER: tuple[Column, ...] = (
+    ("summed log-prob", "sum_logprob", "{:.2f}".format),
+    ("per token", "mean_token_logprob", "{:.3f}".format),
+    _COLUMNS[0],
 )
 
 
@@ -32,7 +33,7 @@ def weights(results: Results, spreads: Spreads) -> Section | None:
         )
         blocks.append(arrows(results.gap, _COLUMNS, note))
         blocks += _figure(spreads) + _ratios(results.gap)
-    blocks += _drift(results.drifts)
+    blocks += _tuned(results.tuned)
     return Section("Weights", "Weights", blocks) if blocks else None
 
 
@@ -72,44 +73,55 @@ def _ratios(gap: Summary) -> list[Block]:
         [
             rung,
             f"{one['rows']:,}",
-            _number(one.get("ess"), 3),
-            _number(one.get("pareto_k"), 2),
-            {True: "yes", False: "no"}.get(one.get("reliable"), "unknown"),
-            "–" if one.get("kl") is None else plus_minus(one["kl"], one.get("kl_stderr"), 2),
+            f"{one['ess']:.3f}",
+            _tail(one),
+            plus_minus(one["kl"], one.get("kl_stderr"), 3),
         ]
         for rung, entry in gap.items()
         if (one := entry.get("sequence"))
     ]
-    if not rows:
-        return []
     note = (
-        "True ratios π(y | x) / π_β(y | prompt that drew y) of whole responses, from recorded log-probs. ESS as above. "
-        "Pareto k̂ says how heavy their tail is: above 0.7 an average of them is not reliable (Vehtari et al., "
-        f"arXiv 1507.02646). KL is the mean log of the inverse ratio, nats a response. {_CONDITIONAL}"
+        "True ratios π(y | training prompt) / π_β(y | prompt that drew y) of whole responses, from recorded "
+        "log-probs. ESS as above. Pareto k̂ is the shape of their tail: from 0.7 on an average with such weights is not "
+        "reliable (Vehtari et al., arXiv 1507.02646). KL is the mean of −log ratio, nats a response, ± standard error "
+        "over rows. All of it is conditional on acceptance: a kept response was drawn from the policy restricted to "
+        "accepted ones, and the ratio lacks the chance of acceptance, one unknown factor a problem. So this is no "
+        "KL(π_β ‖ π), and can be negative."
     )
-    return [Table(["rung", "rows", "ESS", "Pareto k̂", "reliable", "KL, nats"], rows, note)]
+    return [Table(["true ratios", "rows", "ESS", "Pareto k̂", "KL"], rows, note)] if rows else []
 
 
-def _number(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
+def _tail(one: Mapping[str, Any]) -> str:
+    if one.get("pareto_k") is None:
+        return str(one.get("note") or "unknown")
+    return f"{one['pareto_k']:.2f} ({'reliable' if one.get('reliable') else 'not reliable'})"
 
 
-def _drift(drifts: Mapping[str, Summary]) -> list[Block]:
-    """How far the tuned models have gone from the policy."""
+def _tuned(tuned: Mapping[str, Summary]) -> list[Block]:
+    """The same texts under the tuned models, and how far those have gone from the policy."""
+    blocks: list[Block] = []
+    under = {
+        f"{title(name)}: {rung}": one for name, gap in tuned.items() for rung, one in gap.items() if rung != "drift"
+    }
+    if under:
+        note = "Under the tuned models, expert → rewritten, means over rows."
+        blocks.append(arrows(under, _UNDER, note, "model and rung"))
+    drift = {(name, group): one for name, gap in tuned.items() for group, one in (gap.get("drift") or {}).items()}
     rows = [
-        [title(name), group, plus_minus(one["kl"], one.get("stderr"), 4), *_counts(one)]
-        for name, summary in drifts.items()
-        for group, one in (summary.get("drift") or {}).items()
-        if one and one.get("kl") is not None
+        [f"{title(name)}: {group}", _nats(one), *(f"{one[key]:,}" for key in ("problems", "tokens"))]
+        for (name, group), one in drift.items()
     ]
-    if not rows:
-        return []
-    note = (
-        "Drift: KL of a tuned model from the policy before training, nats a token, on responses that the policy drew, "
-        "± standard error over problems. Where only accepted responses are used it is conditional on acceptance."
-    )
-    return [Table(["model", "responses", "KL, nats a token", "problems", "tokens"], rows, note)]
+    if rows:
+        note = (
+            "Drift: KL(policy before training ‖ tuned model), nats a token, ± standard error over problems, on samples "
+            "that the policy drew, whatever their verdicts. `new` are the training prompts, the others benchmarks."
+        )
+        reasons = [
+            f" {title(name)}, {group}: {one['reason']}." for (name, group), one in drift.items() if one.get("reason")
+        ]
+        blocks.append(Table(["model and prompts", "KL", "problems", "tokens"], rows, note + "".join(reasons)))
+    return blocks
 
 
-def _counts(one: Mapping[str, Any]) -> list[str]:
-    return [f"{one[key]:,}" if one.get(key) is not None else "–" for key in ("problems", "tokens")]
+def _nats(one: Mapping[str, Any]) -> str:
+    return "–" if one.get("kl") is None else plus_minus(one["kl"], one.get("stderr"), 5)
