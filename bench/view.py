@@ -6,9 +6,9 @@ Makes a run folder of that many rows: problems and solutions of MATH in other co
 log-probs of a BPE tokenizer of 8,000 tokens trained on them, gap.parquet, and a journal with two samples a row. (Keys
 of samples that nobody looks at are made up, since making them takes longer than all the rest; those of the rows that
 are asked for are real.) Then `retell view` is started as a user does, and asked: pages one after the other and at
-random (the first time with the files out of the page cache), filters, searches. It prints how long answers took, median and
-worst, how much of that the process computed, and its memory. The data folder is `--data`, else RETELL_TEST_DATA, else
-the one beside the checkout. With `--folder` the run folder is kept there and used again.
+random (the first time with the files out of the page cache), filters, searches. It prints how long answers took, median
+and worst, how much of that the process computed, and its memory. The data folder is `--data`, else RETELL_TEST_DATA,
+else the one beside the checkout. With `--folder` the run folder is kept there and used again.
 """
 
 import argparse
@@ -57,8 +57,8 @@ GAP = pa.schema(
     ]
 )
 GRADER = "math/bench"
-POOL = 600
-"""Rows that are made; the others are these under other ids."""
+POOL = 5000
+"""Rows that are made; the others are these under other ids. A row group has no two alike."""
 RARE = 5000
 """One row in so many is of the rung `guided`, and one in so many has an undecided sample."""
 PAGE = 10
