@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM := .venv-vllm/bin
 OUT ?= demo
 
-.PHONY: demo test test-vllm check docs format
+.PHONY: demo test test-vllm check docs format vendor
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
@@ -28,6 +28,15 @@ docs: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# KaTeX as npm has it; only a version with other checksums would change anything.
+VENDORED := src/retell/page/vendor
+vendor:
+	rm -rf build/katex && mkdir -p build/katex $(VENDORED)/katex/fonts
+	cd build/katex && npm pack --silent katex@0.19.1 && tar -xzf katex-0.19.1.tgz
+	cd build/katex/package && cp LICENSE dist/katex.min.js dist/katex.min.css $(CURDIR)/$(VENDORED)/katex/
+	cp build/katex/package/dist/fonts/*.woff2 $(VENDORED)/katex/fonts/
+	cd $(VENDORED) && sha256sum --check --quiet katex.sha256
 
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

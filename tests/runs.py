@@ -1,8 +1,12 @@
 """Run folders that tests look into: really rewritten, with the packaged policy's tokens and samples that are played."""
 
 import json
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
@@ -28,6 +32,12 @@ GAP = pa.schema(
 def scores(ids: Sequence[int]) -> list[float]:
     """Log-probs that follow from the ids alone."""
     return [-(seed_of("score", place, one) % 1000) / 100 for place, one in enumerate(ids)]
+
+
+def state(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What changes in a folder if anything is written there."""
+    stats = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*")}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_mode) for name, stat in stats.items()}
 
 
 def said(text: str) -> Completion:
@@ -72,3 +82,16 @@ def write_gap(run: RunFolder) -> None:
             table.add({"id": row["id"], "expert_logprobs": scores(expert), "rewritten_logprobs": scores(kept)})
     run.write_json("gap.json", {})
     run.finished("gap", 1, ["gap.json", "gap.parquet"])
+
+
+@contextmanager
+def viewing(run: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """`retell view --json`, and what it printed first."""
+    command = [sys.executable, "-m", "retell", "view", str(run), "--json", *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stderr
+            line = process.stdout.readline()
+            yield process, json.loads(line or process.stderr.read())
+        finally:
+            process.kill()

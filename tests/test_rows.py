@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import TINY, TOKENIZER, make_run, said, scores
+from runs import TINY, TOKENIZER, make_run, said, scores, state
 
 from retell import pipeline
 from retell.cli import main
@@ -211,10 +211,10 @@ def test_recorded_responses_are_attempts_without_tokens(tmp_path: Path, capsys: 
 
 
 def test_looking_changes_nothing_in_the_folder(run: Path) -> None:
-    before = {path: path.stat() for path in run.rglob("*")}
+    before = state(run)
     with opened(run) as rows:
         told(rows)
-    assert {path: path.stat() for path in run.rglob("*")} == before
+    assert state(run) == before
 
 
 def test_a_run_without_rows_is_an_error_for_people(tmp_path: Path) -> None:

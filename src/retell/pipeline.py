@@ -418,6 +418,7 @@ def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[S
 
     with Rows(folder, open_rows(recipe, folder)) as rows:
         finder = Finder(rows, count_undecided)
+        rows.read(range(min(1, len(rows))))  # what is loaded at first use is loaded before anybody waits for it
         facts = {"path": str(folder.path), "rows": len(rows)}
         serve(
             lambda token: make_app(rows, finder, folder.path.resolve().name, token),

@@ -10,6 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from retell.browse import MARKUP, scripts, styles
 from retell.errors import RecipeError, RetellError, first_line
 from retell.finder import Finder, Query
+from retell.records import Outcome, Rung
 from retell.rows import Json, Rows
 from retell.shell import escaped, page, policy
 
@@ -56,7 +58,7 @@ def make_app(rows: Rows, finder: Finder, name: str, token: str) -> ASGIApp:
     async def find(request: Request) -> Response:
         until = time.monotonic() + SECONDS
         given = request.query_params
-        query = Query(*(given.get(field, "") for field in ("rung", "verdict", "text")))
+        query = Query(_name(given, "rung", Rung), _name(given, "verdict", Outcome), given.get("text", ""))
         found = finder.find(query, _number(given, "start"), PAGE, SECONDS)
         told: list[Json] = []
         rest = found.next
@@ -148,6 +150,14 @@ def _number(given: Mapping[str, str], name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise HTTPException(400, f"{name} is no number.")
     return int(text)
+
+
+def _name(given: Mapping[str, str], name: str, known: object) -> str:
+    """One of the names of a literal type, or nothing."""
+    text = given.get(name, "")
+    if text and text not in get_args(known):
+        raise HTTPException(400, f"{name} is none of {', '.join(get_args(known))}.")
+    return text
 
 
 def _json(value: Json, status: int = 200) -> Response:

@@ -19,8 +19,8 @@
   // Where rows come from: find(query, start) gives {rows, next, total, before, scanned}; a later `start` goes on.
   const embedded = ({ rows, total }) => {
     const shown = rows.length;
-    const texts = rows.map(row => [row.id, row.problem, ...["expert", "self", "guided"].map(name => row[name]?.text ?? "")]
-      .join("\n").toLowerCase());
+    const kept = row => row[row.rung]?.text ?? "";
+    const texts = rows.map(row => [row.id, row.problem, row.expert.text, kept(row)].join("\n").toLowerCase());
     return {
       shown,
       total,
@@ -45,7 +45,9 @@
 
   const served = ({ total }) => {
     const ask = async (what, given, signal) => {
-      const answer = await fetch(`${what}?${new URLSearchParams(given)}`, { signal });
+      const answer = await fetch(`${what}?${new URLSearchParams(given)}`, { signal }).catch(error => {
+        throw error.name === "AbortError" ? error : new Error("The server does not answer: is `retell view` still running?");
+      });
       const said = await answer.json();
       if (!answer.ok) throw new Error(said.error);
       return said;
@@ -58,7 +60,7 @@
       async find(query, start, signal, progress) {
         const found = await ask("rows", { ...query, start }, signal);
         while (found.rows.length < PAGE && found.next !== null) {
-          progress(found);
+          await progress(found);
           const more = await ask("rows", { ...query, start: found.next }, signal);
           found.rows.push(...more.rows);
           found.next = more.next;
@@ -119,7 +121,7 @@
       this.form = element("form", "browse-tools");
       this.form.setAttribute("role", "search");
       this.form.addEventListener("submit", event => event.preventDefault());
-      this.search = this.field("Search", "search", "id, problem or response");
+      this.search = this.field("Search", "search", "id, problem, solution, kept response");
       this.rung = this.choice("Rung", ["self", "guided", "expert"]);
       this.verdict = this.choice("Has an attempt that is", ["correct", "wrong", "undecided"]);
       this.from = this.field("From row", "text", "id or number");
@@ -203,23 +205,22 @@
       this.halt();
       const asking = this.asking = new AbortController();
       const query = { text: this.search.value.trim(), rung: this.rung.value, verdict: this.verdict.value };
+      this.say("Looking…");
       this.stop.hidden = false;
       this.pairs.flat().forEach(one => { one.disabled = true; });
       try {
         if (from) this.starts = [await this.source.from(from, asking.signal)];
         const progress = so => {
-          if (asking !== this.asking) return;
           const place = `${so.next.toLocaleString("en")} of ${this.source.total.toLocaleString("en")}`;
           this.say(`Looking: ${count(so.rows.length, "row")} found, up to row ${place}.`);
-          this.fill(so.rows);
+          return this.fill(so.rows, asking);
         };
-        this.rows = [];
         this.list.replaceChildren();
         this.views = [];
         const found = await this.source.find(query, this.starts.at(-1), asking.signal, progress);
+        await this.fill(found.rows, asking);
         if (asking !== this.asking) return;
         this.next = found.next;
-        this.fill(found.rows);
         this.say(this.sum(found));
       } catch (error) {
         if (asking !== this.asking) return;
@@ -245,16 +246,24 @@
         return next === null && this.starts.length === 1 ? `${count(rows.length, "row")} found.`
           : `Page ${this.starts.length}${next === null ? ", the last" : ""}.`;
       }
+      if (!this.source.shown) return "There are no rows.";
       if (!total) return `None of the ${count(this.source.shown, "row")}${sampled} is like that.`;
       if (!rows.length) return "No row from there on is like that.";
       const span = `${(before + 1).toLocaleString("en")}–${(before + rows.length).toLocaleString("en")}`;
       return `Rows ${span} of ${total.toLocaleString("en")}${all}.`;
     }
 
-    // Adds the rows that are not there yet.
-    fill(rows) {
-      rows.slice(this.rows.length).forEach(row => this.list.append(this.card(row)));
-      this.rows = rows.slice();
+    // Adds the rows that are not there yet, and lets the browser show them as they come.
+    async fill(rows, asking) {
+      let shown = performance.now();
+      for (const row of rows.slice(this.list.children.length)) {
+        if (asking !== this.asking) return;
+        this.list.append(this.card(row));
+        if (performance.now() - shown > 50) {
+          await new Promise(done => setTimeout(done));
+          shown = performance.now();
+        }
+      }
     }
 
     card(row) {

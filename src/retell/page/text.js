@@ -3,10 +3,17 @@
 "use strict";
 (() => {
   const LONGEST_FORMULA = 2000;
+  const DEEPEST_FORMULA = 20; // braces and delimiters within one another
   const MOST_NODES = 6000;
   const DEEPEST = 200;
-  const MOST_MILLISECONDS = 400; // for the formulas of one text; those after it are shown as they are written
-  const DEFINES = /\\(?:[gex]?def|(?:future)?let|global|long|(?:re)?newcommand|providecommand)(?![a-zA-Z])/;
+  const MOST_MILLISECONDS = 250; // for the formulas of one text; those after it are shown as they are written
+  // Definitions can make a little text endless; links, images and attributes are for nobody here; moves by a hundred
+  // units and more take a text out of sight. What has any of them is shown as it is written.
+  const REFUSED = new RegExp([
+    String.raw`\\(?:[gex]?def|(?:future)?let|global|long|(?:re)?newcommand|providecommand)(?![a-zA-Z])`,
+    String.raw`\\(?:href|url|includegraphics|html(?:Class|Id|Style|Data))(?![a-zA-Z])`,
+    String.raw`\\(?:m?kern|[hm]skip|hspace|raisebox)\W*\d{3}`,
+  ].join("|"));
   const ENVIRONMENTS = "align|alignat|aligned|alignedat|array|[bBpvV]?matrix|[dr]?cases|CD|equation|gather|gathered|split";
   const OPENS = new RegExp(String.raw`\\\\|\\\$|\$\$?|\\\[|\\\(|\\boxed\{|\\begin\{((?:${ENVIRONMENTS})\*?)\}`, "g");
   // Controls, overrides of direction, zero widths, line separators, fillers: whatever has no shape of its own.
@@ -82,6 +89,16 @@
     return found;
   };
 
+  const depthOf = source => {
+    let deepest = 0;
+    let depth = 0;
+    for (const [mark] of source.matchAll(/\\(?:left|begin|right|end)(?![a-zA-Z])|\\.|[{}]/gs)) {
+      if (mark === "{" || mark === "\\left" || mark === "\\begin") deepest = Math.max(deepest, ++depth);
+      else if (mark === "}" || mark === "\\right" || mark === "\\end") depth--;
+    }
+    return deepest;
+  };
+
   const size = (root, deepest) => {
     let count = 0;
     let depth = 0;
@@ -94,7 +111,8 @@
 
   // A formula typeset, or null where it cannot be or should not be: then it is shown as it is written.
   const typeset = ({ source, display }) => {
-    if (source.length > LONGEST_FORMULA || DEFINES.test(source) || UNSEEN.test(source.replace(/[\n\t]/g, ""))) return null;
+    if (source.length > LONGEST_FORMULA || REFUSED.test(source) || depthOf(source) > DEEPEST_FORMULA) return null;
+    if (UNSEEN.test(source.replace(/[\n\t]/g, ""))) return null;
     const made = element("span", display ? "formula display" : "formula");
     try {
       katex.render(source, made, {
