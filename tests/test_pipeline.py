@@ -66,6 +66,8 @@ def test_a_recipe_runs_every_stage_and_not_again(tmp_path: Path, capsys: pytest.
     assert again == summary
     assert err.count("nothing to do") == 7  # rewrite, gap, two trainings, three evaluations
     assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert main(["run", str(recipe(tmp_path)), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "report.html")
 
     changed = recipe(tmp_path, train={"learning_rate": 1e-4})
     status, third, err = command(capsys, "run", str(changed), "--out", str(out))
