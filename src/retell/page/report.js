@@ -60,29 +60,35 @@
   };
 
   // `width` says how wide a plot will be; by itself it is as wide as its place.
-  function draw(width) {
-    return Promise.all(plots.map(plot => {
-      const {data, layout: given} = coloured(figures[Number(plot.dataset.figure)], "");
-      const wide = width?.(plot) ?? plot.clientWidth;
-      const names = data.length > 2 && wide < narrow ? data.length : 0;
-      const height = given.height + line * names;
-      plot.style.height = `${height}px`;
-      const sized = width ? {width: wide, autosize: false} : {autosize: true};
-      return Plotly.react(plot, data, {...layout(given), ...sized, height}, config);
-    }));
+  function draw(plot, width) {
+    const {data, layout: given} = coloured(figures[Number(plot.dataset.figure)], "");
+    const names = data.length > 2 && (width ?? plot.clientWidth) < narrow ? data.length : 0;
+    const height = given.height + line * names;
+    plot.style.height = `${height}px`;
+    const sized = width === undefined ? {autosize: true} : {width, autosize: false};
+    return Plotly.react(plot, data, {...layout(given), ...sized, height}, config);
   }
 
-  draw().then(() => { root.dataset.drawn = "yes"; });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+  // One after the other, so that the page can be read and scrolled meanwhile.
+  async function open() {
+    for (const plot of plots) {
+      await draw(plot);
+      await new Promise(done => { setTimeout(done); });
+    }
+    root.dataset.drawn = "";
+  }
+
+  open();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(plot => draw(plot)));
   addEventListener("beforeprint", () => {
     root.dataset.printing = "";
-    draw(plot => {
+    for (const plot of plots) {
       const columns = Math.min(3, plot.closest(".charts").children.length);
-      return Math.floor((sheet - gap * (columns - 1)) / columns);
-    });
+      draw(plot, Math.floor((sheet - gap * (columns - 1)) / columns));
+    }
   });
   addEventListener("afterprint", () => {
     delete root.dataset.printing;
-    draw();
+    plots.forEach(plot => draw(plot));
   });
 })();
