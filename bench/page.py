@@ -151,7 +151,7 @@ def main(rows: int, place: Path) -> None:
             window.wait_for_selector("html[data-drawn]")
             paint = window.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
             drawn = time.monotonic() - started
-            print(f"first text after {paint:.2f} s, page usable after {opened:.2f} s, last chart drawn after {drawn:.2f} s")
+            print(f"first text after {paint:.2f} s, usable after {opened:.2f} s, last chart drawn after {drawn:.2f} s")
             window.close()
         browser.close()
 

@@ -213,6 +213,8 @@ def _dotted(one: Dots, line: int, rows: Sequence[str], height: int) -> Mapping[s
         "type": "scatter",
         "mode": "markers",
         "name": plain(one.name),
+        "legendgroup": str(line),
+        "showlegend": not one.hollow,
         "x": [_rounded(value) for value in values],
         "y": [height * i + _LABEL + _DOT * (line + 0.25) for i in places],
         "customdata": [[plain(one.name), plain(rows[i]), text] for i, text in zip(places, said, strict=True)],

@@ -14,49 +14,51 @@ Span = tuple[float, float]
 
 
 def drawn(flow: Flow) -> str:
-    """The flow as markup."""
+    """The flow as markup; empty without any rows."""
     total = sum(branch.rows for branch in flow.branches)
     if not total:
         return ""
+    height = _LEVEL * sum(not branch.aside for branch in flow.branches) + _BAR
+    drawing = f'viewBox="0 0 {_WIDE:g} {height:g}" height="{height:g}" preserveAspectRatio="none" aria-hidden="true"'
+    parts, labels = _parts(flow, total)
+    return (
+        f'<figure class="flow"><div class="picture" role="img" aria-label="{escaped(flow.alt)}">'
+        f"<svg {drawing}>{''.join(parts)}</svg>{''.join(labels)}</div>"
+        f'<ul class="branches">{"".join(_named(branch, total) for branch in flow.branches)}</ul></figure>'
+    )
+
+
+def _parts(flow: Flow, total: int) -> tuple[list[str], list[str]]:
+    """Bands and bars, and the texts over them. From left to right: the branches in their order, then those aside."""
     on = [branch for branch in flow.branches if not branch.aside]
-    aside = [branch for branch in flow.branches if branch.aside]
     scale = (_WIDE - _GAP * (len(flow.branches) - 1)) / total
     bottom = _LEVEL * len(on)
-    parts, labels = [_bar(0.0, (0.0, total * scale), "soft")], [_label(0.0, 0.0, f"{total:,} {flow.what}", left=True)]
-    start, end = 0.0, sum(branch.rows for branch in on) * scale
+    parts, labels = [_bar(0.0, (0.0, total * scale), "soft")], [_label(0.0, "left", 0.0, f"{total:,} {flow.what}")]
+    left = sum(branch.rows for branch in on)
+    start, end = 0.0, left * scale
     for level, branch in enumerate(on):
-        top, width = _LEVEL * level, branch.rows * scale
-        here = start, start + width
+        top, here = _LEVEL * level, (start, start + branch.rows * scale)
         parts += _leaving(branch, here, top, here, bottom)
-        left = total_left(on, level)
-        if level + 1 < len(on) and left:
-            start, end = start + width + _GAP, end + _GAP
-            parts.append(_band((here[1], end - _GAP), top + _BAR, (start, end), top + _LEVEL, "soft"))
-            parts.append(_bar(top + _LEVEL, (start, end), "soft"))
-            labels.append(_label(top + _LEVEL, 1 - end / _WIDE, f"{left:,} left"))
-        else:
+        left -= branch.rows
+        if not left:
             break
-    at = total * scale
-    for branch in aside:
-        width = branch.rows * scale
-        parts += _leaving(branch, (at - width, at), 0.0, (_WIDE - width, _WIDE), bottom)
-    height = bottom + _BAR
-    named = "".join(
+        start, end = here[1] + _GAP, end + _GAP
+        parts.append(_band((here[1], end - _GAP), top + _BAR, (start, end), top + _LEVEL, "soft"))
+        parts.append(_bar(top + _LEVEL, (start, end), "soft"))
+        labels.append(_label(top + _LEVEL, "right", 1 - end / _WIDE, f"{left:,} left"))
+    for branch in flow.branches:
+        if branch.aside:
+            width = branch.rows * scale
+            parts += _leaving(branch, (total * scale - width, total * scale), 0.0, (_WIDE - width, _WIDE), bottom)
+    return parts, labels
+
+
+def _named(branch: Branch, total: int) -> str:
+    return (
         f'<li><span class="key" style="background:var(--{escaped(branch.colour)})"></span>'
         f"<strong>{escaped(branch.name)}</strong> {branch.rows:,} ({branch.rows / total:.1%}) "
         f'<span class="soft">{escaped(branch.says)}</span></li>'
-        for branch in flow.branches
     )
-    return (
-        f'<figure class="flow"><div class="picture" role="img" aria-label="{escaped(flow.alt)}">'
-        f'<svg viewBox="0 0 {_WIDE:g} {height:g}" height="{height:g}" preserveAspectRatio="none" aria-hidden="true">'
-        f'{"".join(parts)}</svg>{"".join(labels)}</div><ul class="branches">{named}</ul></figure>'
-    )
-
-
-def total_left(on: list[Branch], level: int) -> int:
-    """Rows that are still on their way after a level."""
-    return sum(branch.rows for branch in on[level + 1 :])
 
 
 def _leaving(branch: Branch, source: Span, top: float, target: Span, bottom: float) -> list[str]:
@@ -84,6 +86,5 @@ def _bar(top: float, span: Span, colour: str) -> str:
     return f'<rect {place} style="fill:var(--{colour})"/>'
 
 
-def _label(top: float, share: float, text: str, *, left: bool = False) -> str:
-    side = "left" if left else "right"
+def _label(top: float, side: str, share: float, text: str) -> str:
     return f'<span class="at" style="top:{top:g}px;{side}:{share:.2%}">{escaped(text)}</span>'

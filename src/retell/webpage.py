@@ -3,7 +3,6 @@
 import re
 
 from retell import browse
-from retell.browse import MARKUP
 from retell.document import (
     Block,
     Chart,
@@ -113,7 +112,7 @@ class _Writer:
         if block.embedded is None:
             return examples
         self.rows = block.embedded
-        return f"{MARKUP}\n<noscript>{examples}</noscript>"
+        return f"{browse.MARKUP}\n<noscript>{examples}</noscript>"
 
     def _chart(self, chart: Chart) -> str:
         number = len(self.figures)

@@ -62,8 +62,8 @@
   // `width` says how wide a plot will be; by itself it is as wide as its place.
   function draw(plot, width) {
     const {data, layout: given} = coloured(figures[Number(plot.dataset.figure)], "");
-    const names = data.length > 2 && (width ?? plot.clientWidth) < narrow ? data.length : 0;
-    const height = given.height + line * names;
+    const names = data.filter(one => one.showlegend !== false).length;
+    const height = given.height + (names > 2 && (width ?? plot.clientWidth) < narrow ? line * names : 0);
     plot.style.height = `${height}px`;
     const sized = width === undefined ? {autosize: true} : {width, autosize: false};
     return Plotly.react(plot, data, {...layout(given), ...sized, height}, config);

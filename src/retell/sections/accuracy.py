@@ -38,10 +38,12 @@ def accuracy(results: Results) -> Section | None:
     alt = "Accuracy of each model on each benchmark. Averages: " + ", ".join(
         f"{title(name)} {plus_minus(e['average'], e['average_stderr'])}" for name, e in evals.items()
     )
+    shown = _dots(evals, benchmarks, colours(results.models), published)
+    papers = "; hollow: the paper's" if any(one.hollow for one in shown) else ""
     chart = dots(
-        "Accuracy by benchmark, with 95 % intervals",
+        f"Accuracy by benchmark, with 95 % intervals{papers}",
         [*benchmarks, "average"],
-        _dots(evals, benchmarks, colours(results.models), published),
+        shown,
         "responses that are correct, %",
         f"{alt}.",
     )

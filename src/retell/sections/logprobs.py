@@ -1,6 +1,7 @@
 """Table 3 and Figure 3: how likely the texts are under the policy before training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -32,7 +33,7 @@ def logprobs(results: Results, spreads: Spreads) -> Section | None:
         return None
     note = (
         "Expert → rewritten, means over rows. The summed log-prob, which the paper's Table 3 shows, falls with length; "
-        "the mean over tokens does not, and the perplexity is its exponential."
+        "the mean over tokens, whose perplexity is exp(−mean), does not."
     )
     blocks: list[Block] = [arrows(gap, _COLUMNS, note), *_matched(gap)]
     published = published_for(results.recipe.policy.model)
@@ -159,8 +160,9 @@ def _counted(pairs: list[tuple[str, int]], binned: Histograms, words: str) -> Ta
     rows: list[list[Any]] = []
     if any(binned.below):
         rows.append([f"below {binned.edges[0]:g}", *(f"{n:,}" for n in binned.below)])
-    for start in range(0, len(binned.edges) - 1, step):
-        end = min(start + step, len(binned.edges) - 1)
+    last = len(binned.edges) - 1
+    ends = range(last % step or step, last + 1, step)  # those next to 0, where most rows are, are whole
+    for start, end in pairwise([0, *ends]):
         name = f"{binned.edges[start]:g} to {binned.edges[end]:g}"
         rows.append([name, *(f"{sum(counts[start:end]):,}" for counts in binned.counts)])
     header = [f"log-prob, {words}", *(f"{rung}: {whose(rung, side)}" for rung, side in pairs)]
