@@ -11,7 +11,7 @@ ROOT = Path(retell.__file__).parent
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses",
      "document", "legend", "shell"),
-    ("records", "plugins", "schedule", "processes", "tables", "charts", "flow", "markdown",
+    ("records", "plugins", "schedule", "processes", "tables", "hub", "charts", "flow", "markdown",
      "sections.beside", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "spread",
      "graders.base", "graders.latex", "graders.qwen_text"),
@@ -22,10 +22,11 @@ FLOORS = (
     ("sections.weights", "sections.differences", "sections.caveats"),
     ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
-    ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
-     "graders.wording", "graders.realsets"),
-    ("engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading", "trainer"),
-    ("engines.server",),
+    ("exports.rows", "exports.licence", "engines.slots", "engines.recorded", "engines.scripted", "engines.window",
+     "engines.replies", "graders.wording", "graders.realsets"),
+    ("exports.trl", "exports.llamafactory", "exports.axolotl", "exports.verl", "exports.hf", "exports.datacard",
+     "engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading", "trainer"),
+    ("exports.named", "engines.server"),
     ("engines.named", "graders.equality"),
     ("graders.math", "graders.qwen", "graders.custom"),
     ("graders.named",),
@@ -34,7 +35,7 @@ FLOORS = (
     ("ladder", "rows"),
     ("tally", "scores", "browse", "finder"),
     ("webpage",),
-    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "grade", "regrade", "online", "view",
+    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "export", "grade", "regrade", "online", "view",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
@@ -43,7 +44,7 @@ FLOORS = (
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "sections"}
+OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "exports", "sections"}
 HEAVY = {"torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn"}
 
 

@@ -33,6 +33,10 @@ from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
+from retell.export import export
+from retell.exports.datacard import Origin as DataOrigin
+from retell.exports.licence import given_licence, inherited_licence
+from retell.exports.named import check_export
 from retell.finder import Finder
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
@@ -425,6 +429,27 @@ def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[S
             port,
             lambda url: announce({"url": url, **facts}),
         )
+
+
+def run_export(
+    recipe: Recipe, folder: RunFolder, format: str, mix: str, licence: str | None = None, repo: str | None = None
+) -> Summary:
+    """The rewritten data as another tool loads it, under one of the named mixes: export/FORMAT, always made anew.
+
+    ``licence`` and ``repo``, the name on the hub, are for the card of the format `hf`.
+    """
+    check_export(format, mix)
+    source = _rewritten_path(folder)
+    known = None
+    if format == "hf":
+        known = inherited_licence(recipe.data) if licence is None else given_licence(licence)
+    rewritten, contamination = (folder.read_json(name) or {} for name in ("rewrite.json", "contamination.json"))
+    name = f"export/{format}"
+    folder.begin(name)
+    origin = DataOrigin(recipe, rewritten, contamination, known, repo)
+    summary = export(source, format, mix, origin, folder)
+    folder.finished(name, mix, [name])
+    return summary
 
 
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:

@@ -22,7 +22,7 @@ _ALWAYS = (
     _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
-_FOLDERS = ("checkpoints", "eval")
+_FOLDERS = ("checkpoints", "eval", "export")
 
 
 class RunFolder:

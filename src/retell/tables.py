@@ -23,11 +23,8 @@ def count_rows(path: Path) -> int:
 
 def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows in their order, at most `ROWS` at a time; ``columns`` leaves the others unread."""
-    chosen = list(columns) if columns is not None else None
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            # One by one: a reader of all groups keeps the bytes of those that it is done with.
-            yield from file.iter_batches(ROWS, row_groups=[group], columns=chosen)
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # which would keep all that has been read
+        yield from file.iter_batches(ROWS, columns=list(columns) if columns is not None else None)
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
