@@ -27,7 +27,7 @@ from retell.cli import _again, main
 from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
 
-COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report", "view", "doctor"]
+COMMANDS = ["demo", "run", "rewrite", "gap", "train", "evaluate", "grade", "report", "view", "export", "doctor"]
 ROWS = [
     {"problem": "1 + 1?", "solution": "It is \\boxed{2}.", "candidates": ["\\boxed{3}", "\\boxed{2}"]},
     {"problem": "2 + 1?", "solution": "It is \\boxed{3}.", "candidates": ["It is 3."]},

@@ -11,17 +11,18 @@ ROOT = Path(retell.__file__).parent
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses",
      "shell"),
-    ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
+    ("records", "plugins", "schedule", "processes", "tables", "hub", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),
     ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
-    ("engines.slots", "engines.recorded", "engines.scripted", "engines.window", "engines.replies",
-     "graders.wording", "graders.realsets"),
-    ("engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading", "trainer"),
-    ("engines.server",),
+    ("exports.rows", "exports.licence", "engines.slots", "engines.recorded", "engines.scripted", "engines.window",
+     "engines.replies", "graders.wording", "graders.realsets"),
+    ("exports.trl", "exports.llamafactory", "exports.axolotl", "exports.verl", "exports.hf", "exports.datacard",
+     "engines.transformers", "engines.vllm", "engines.endpoint", "graders.reading", "trainer"),
+    ("exports.named", "engines.server"),
     ("engines.named", "graders.equality"),
     ("graders.math", "graders.qwen", "graders.custom"),
     ("graders.named",),
@@ -29,7 +30,7 @@ FLOORS = (
     ("rollout",),
     ("ladder", "rows"),
     ("tally", "scores", "accuracy", "browse", "finder"),
-    ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online", "view",
+    ("rewrite", "evaluate", "gap", "train", "report", "export", "grade", "regrade", "online", "view",
      "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
@@ -38,7 +39,7 @@ FLOORS = (
 )
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun"}
+OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "exports"}
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn"}
 
 

@@ -331,6 +331,7 @@ def one_of_two(process: int, folder: str) -> None:
             results[dtype, local] = loss, {name: weight.grad.full_tensor() for name, weight in weights.items()}
     if process == 0:
         torch.save(results, f"{folder}/results.pt")
+    dist.barrier()  # gloo aborts a process whose peer is gone while it still hears from it
     dist.destroy_process_group()
 
 

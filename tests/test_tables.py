@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -75,3 +76,14 @@ def test_what_a_row_lacks_is_null(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "t.parquet", SCHEMA) as table:
         table.add({"id": 1})
     assert list(read_rows(tmp_path / "t.parquet")) == [{"id": 1, "text": None}]
+
+
+def test_what_has_been_read_is_not_kept(tmp_path: Path) -> None:
+    groups, size = 24, 100
+    with TableWriter(tmp_path / "t.parquet", SCHEMA) as table:
+        for number in range(groups * ROWS):
+            table.add({"id": number, "text": random.Random(number).randbytes(size).hex()})
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in read_batches(tmp_path / "t.parquet"):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < groups * ROWS * 2 * size / 3

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -254,6 +254,40 @@ def doctor(
 
 
 @app.command
+def export(
+    folder: Folder,
+    *,
+    format: Annotated[str, Parameter(help="What it is for: trl, llamafactory, axolotl, verl or hf.")],
+    data: Annotated[str, Parameter(help="Mix: rewritten, expert, self_only or guided_only.")] = "rewritten",
+    licence: Annotated[
+        str | None, Parameter(name="--license", help="Of hf: the licence, such as cc-by-4.0; else its source's.")
+    ] = None,
+    push: Annotated[
+        str | None, Parameter(help="Of hf: send it to the Hugging Face data set OWNER/NAME, after asking.")
+    ] = None,
+    public: Annotated[bool, Parameter(negative="", help="Of --push: everyone may see it.")] = False,
+    yes: Annotated[bool, Parameter(negative="", help="Of --push: do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The run's data as another tool loads it; other tools tokenise it again (docs/export.md)."""
+    _refuse_useless(format, {"--license": licence, "--push": push}, "is for --format hf")
+    _refuse_useless("" if push is None else "hf", {"--public": public, "--yes": yes}, "has no effect without --push")
+    with _existing(folder) as place:
+        from retell import pipeline
+
+        if push is not None:
+            from retell.hub import check_push, prepare, send
+
+            check_push(push)
+        summary = pipeline.run_export(_stored(place), place, format, data, licence, push)
+        if push is not None:
+            ship = prepare(Path(summary["path"]), push, public=public)
+            present.shipment(ship)
+            summary["pushed"] = send(ship) if yes or _agreed() else None
+        _show(as_json, summary, present.exported)
+
+
+@app.command
 def report(
     folder: Folder,
     *,
@@ -417,6 +451,21 @@ def _refuse_outdated(folder: RunFolder, name: str, policy: Policy) -> None:
             f"checkpoints/{name} was trained on data that has been replaced since: train it again, or keep its result "
             "under another --name"
         )
+
+
+def _refuse_useless(format: str, options: Mapping[str, object], why: str) -> None:
+    """Refuses options that only the format `hf` has a use for."""
+    given = [flag for flag, value in options.items() if value not in (None, False)]
+    if given and format != "hf":
+        raise RecipeError(f"{given[0]} {why}: leave it out")
+
+
+def _agreed() -> bool:
+    """Whether the person at the terminal says yes."""
+    if not sys.stdin.isatty():
+        raise RecipeError("nothing was sent, since there is no terminal to ask whether to: say --yes")
+    print("Send it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _changes(**sections: Section | None) -> Recipe:

@@ -12,6 +12,7 @@
         ├── StorageError            the disk is full or broken
         ├── GraderError             grading processes do not start
         ├── EngineError             the engine cannot go on
+        ├── HubError                the hub cannot be reached, or refuses
         └── TrainingError           the loss or the data of an update is unusable
 
 The number is the exit status of the command. A message names the value that was wrong and what to do about it.
@@ -73,6 +74,10 @@ class EngineError(RunError):
 
 class GraderError(RunError):
     """Grading cannot go on."""
+
+
+class HubError(RunError):
+    """The Hugging Face hub cannot be reached, or refuses what is sent."""
 
 
 class TrainingError(RunError):

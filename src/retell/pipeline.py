@@ -31,6 +31,10 @@ from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
+from retell.export import export
+from retell.exports.datacard import Origin
+from retell.exports.licence import given_licence, inherited_licence
+from retell.exports.named import check_export
 from retell.finder import Finder
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
@@ -54,7 +58,7 @@ from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrad
 from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
-from retell.rows import Opened, Origin, Rows
+from retell.rows import Opened, Rows, SampleSource
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
@@ -363,6 +367,26 @@ def _check_reportable(folder: RunFolder) -> None:
         raise RunFolderError(f"{folder.path} holds nothing to report: run `retell rewrite` or `retell evaluate` first")
 
 
+def run_export(
+    recipe: Recipe, folder: RunFolder, format: str, mix: str, licence: str | None = None, repo: str | None = None
+) -> Summary:
+    """The rewritten data as another tool loads it, under one of the named mixes: export/FORMAT, always made anew.
+
+    ``licence`` and ``repo``, the name on the hub, are for the card of the format `hf`.
+    """
+    check_export(format, mix)
+    source = _rewritten_path(folder)
+    known = None
+    if format == "hf":
+        known = inherited_licence(recipe.data) if licence is None else given_licence(licence)
+    rewritten, contamination = (folder.read_json(name) or {} for name in ("rewrite.json", "contamination.json"))
+    name = f"export/{format}"
+    folder.begin(name)
+    summary = export(source, format, mix, Origin(recipe, rewritten, contamination, known, repo), folder)
+    folder.finished(name, mix, [name])
+    return summary
+
+
 def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[Summary], None]) -> None:
     """Serves the rows of a run on loopback until it is interrupted; ``announce`` gets the address. Nothing is written,
     and another command may be running in the folder.
@@ -433,7 +457,7 @@ def open_rows(recipe: Recipe, folder: RunFolder) -> Opened:
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
     stream = Stream("rewrite", drawn_by, settings.seed)
     store = Journal(folder.path / "journal.sqlite", readonly=True)
-    return Opened(Origin(store, stream, prompters, tokenizer, sampling, settings.k, graders))
+    return Opened(SampleSource(store, stream, prompters, tokenizer, sampling, settings.k, graders))
 
 
 def _changed(section: Section) -> list[tuple[str, object]]:

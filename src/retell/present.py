@@ -1,5 +1,6 @@
 """The short tables that commands print for people."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from retell.stats import plus_minus
 
 if TYPE_CHECKING:
     from retell.checks.base import Finding
+    from retell.hub import Shipment
 
 Summary = dict[str, Any]
 _REASONS = 5
@@ -138,6 +140,28 @@ def regraded(summary: Summary, folder: RunFolder) -> None:
     for stage, grader in summary["graders"].items():
         print(f"{stage}: {grader}")
     print(folder.path / "journal.sqlite")
+
+
+def exported(summary: Summary) -> None:
+    """Whose text was exported, what was left out, and the files."""
+    rows = [[rung, str(n), f"{n / summary['rows']:.1%}"] for rung, n in summary["rungs"].items()]
+    rows += [[f"rejected: {reason}", str(n), ""] for reason, n in summary["rejected"].items()]
+    _table([f"{summary['mix']} for {summary['format']}", "rows", "share"], rows)
+    for file in summary["files"]:
+        print(f"{summary['path']}/{file}")
+    if "pushed" in summary:
+        print(summary["pushed"]["url"] if summary["pushed"] else "nothing was sent")
+
+
+def shipment(ship: "Shipment") -> None:
+    """What would be sent to the hub, and what it does to what is there; to standard error."""
+    seen = "public: everyone sees it" if ship.public else "private"
+    made = "which is made" if ship.head is None else "which is there already"
+    print(f"To be sent to the data set {ship.repo} on {ship.endpoint}, {made}, {seen}:", file=sys.stderr)
+    for name, size in ship.files:
+        print(f"  {size:>15,} bytes  {name}{'  (replaces it)' if name in ship.replaced else ''}", file=sys.stderr)
+    for name in ship.removed:
+        print(f"  {'removed there':>21}  {name}", file=sys.stderr)
 
 
 def report(summary: Summary, folder: RunFolder) -> None:

@@ -22,7 +22,7 @@ _ALWAYS = (
     "figures/figure-4.png", "contamination.json", _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
-_FOLDERS = ("checkpoints", "eval", "figures")
+_FOLDERS = ("checkpoints", "eval", "export", "figures")
 
 
 class RunFolder:

@@ -23,7 +23,7 @@ def count_rows(path: Path) -> int:
 
 def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows in their order, at most `ROWS` at a time; ``columns`` leaves the others unread."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # which would keep all that has been read
         yield from file.iter_batches(ROWS, columns=list(columns) if columns is not None else None)
 
 
