@@ -27,20 +27,7 @@ from retell.cli import _again, main
 from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
 
-COMMANDS = [
-    "demo",
-    "run",
-    "rewrite",
-    "gap",
-    "train",
-    "evaluate",
-    "grade",
-    "report",
-    "compare",
-    "view",
-    "export",
-    "doctor",
-]
+COMMANDS = "demo run rewrite gap train evaluate grade report compare view export doctor".split()
 ROWS = [
     {"problem": "1 + 1?", "solution": "It is \\boxed{2}.", "candidates": ["\\boxed{3}", "\\boxed{2}"]},
     {"problem": "2 + 1?", "solution": "It is \\boxed{3}.", "candidates": ["It is 3."]},

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +14,11 @@ from runs import TINY, TOKENIZER, make_run, said, scores, state
 from retell import pipeline
 from retell.cli import main
 from retell.errors import DataError
-from retell.records import Completion, Request
-from retell.rows import Rows, shades
+from retell.journal import Journal
+from retell.records import Attempt, Completion, Outcome, Request, Sample, Stop, Verdict
+from retell.rows import Rows, _chosen, shades
 from retell.runfolder import RunFolder
+from retell.tables import IdIndex, read_rows
 
 GOLD = {"own": "7", "retold": "8", "lost": "9", "cut": "10"}
 PROBLEMS = [{"id": one, "problem": f"The {one} one?", "solution": f"It is \\boxed{{{GOLD[one]}}}."} for one in GOLD]
@@ -114,6 +117,39 @@ def test_every_attempt_that_a_row_rests_on_is_listed(rows: Rows) -> None:
         "lost": ["wrong"],
         "cut": ["wrong"],
     }
+
+
+def test_samples_that_a_row_does_not_rest_on_are_no_attempts(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", PROBLEMS[:1], answer, k=4)
+    with opened(path) as rows, Journal(path / "journal.sqlite") as journal:
+        before = told(rows)["own"]["attempts"]
+        (row,) = read_rows(rows.path)
+        keys = rows._keys(row, "self")
+        assert [key in journal.samples(keys) for key in keys] == [True, True, False, False]
+        journal.add_samples([Sample(keys[2], "own", "self", 0, 2, said("drawn beside them"))])
+        assert told(rows)["own"]["attempts"] == before
+
+
+def test_the_kept_attempt_is_the_first_that_was_right_and_says_the_same() -> None:
+    def attempt(index: int, text: str, stop: Stop, outcome: Outcome) -> Attempt:
+        completion = Completion(text, None, None, stop)
+        return Attempt(Sample(str(index), "p", "self", 0, index, completion), Verdict(outcome, None, ""))
+
+    tries = [
+        attempt(0, "same", "length", "wrong"),
+        attempt(1, "other", "stop", "correct"),
+        attempt(2, "same", "stop", "correct"),
+        attempt(3, "same", "stop", "correct"),
+    ]
+    assert _chosen({"response": "same", "response_token_ids": None}, tries) is tries[2]
+    assert _chosen({"response": "none", "response_token_ids": None}, tries) is None
+
+
+def test_logprobs_of_another_row_are_never_taken(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IdIndex, "places", lambda self, hashes: np.zeros(len(hashes), np.int64))
+    with opened(run) as rows:
+        measured = [name for name, row in told(rows).items() if "logprob" in row["expert"]]
+    assert measured == ["cut"], "the others have the hash of the first row of gap.parquet, and are not it"
 
 
 def test_an_attempt_can_be_had_by_itself(rows: Rows) -> None:

@@ -34,7 +34,7 @@ from retell.engines.named import PRECISION, check_engine, open_engine, served_mo
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
 from retell.export import export
-from retell.exports.datacard import Origin as DataOrigin
+from retell.exports.datacard import Origin
 from retell.exports.licence import given_licence, inherited_licence
 from retell.exports.named import check_export
 from retell.finder import Finder
@@ -62,7 +62,7 @@ from retell.report import tables, write_report
 from retell.results import Results, results_of
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
-from retell.rows import Opened, Origin, Rows
+from retell.rows import Opened, Rows, SampleSource
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.tokens import ChatTokenizer
@@ -380,8 +380,8 @@ def run_compare(paths: Sequence[Path], out: Path) -> Summary:
     runs = {name: _read(path) for name, path in named(paths).items()}
     document = compare(runs)
     place = RunFolder(out)
-    place.write_text("compare.md", markdown(document))
     place.write_text("compare.html", webpage(document))
+    place.write_text("compare.md", markdown(document))
     told = {"runs": {name: str(run.folder.path) for name, run in runs.items()}, "differing": differing(runs)}
     averages = {name: {model: e["average"] for model, e in run.evaluations.items()} for name, run in runs.items()}
     return told | {"averages": averages, "path": str(out / "compare.html"), "markdown": str(out / "compare.md")}
@@ -401,6 +401,26 @@ def _read(path: Path) -> Results:
     if results.empty:
         raise RunFolderError(f"{path} holds no results: run `retell rewrite` or `retell evaluate` first")
     return results
+
+
+def run_export(
+    recipe: Recipe, folder: RunFolder, format: str, mix: str, licence: str | None = None, repo: str | None = None
+) -> Summary:
+    """The rewritten data as another tool loads it, under one of the named mixes: export/FORMAT, always made anew.
+
+    ``licence`` and ``repo``, the name on the hub, are for the card of the format `hf`.
+    """
+    check_export(format, mix)
+    source = _rewritten_path(folder)
+    known = None
+    if format == "hf":
+        known = inherited_licence(recipe.data) if licence is None else given_licence(licence)
+    rewritten, contamination = (folder.read_json(name) or {} for name in ("rewrite.json", "contamination.json"))
+    name = f"export/{format}"
+    folder.begin(name)
+    summary = export(source, format, mix, Origin(recipe, rewritten, contamination, known, repo), folder)
+    folder.finished(name, mix, [name])
+    return summary
 
 
 def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[Summary], None]) -> None:
@@ -429,27 +449,6 @@ def run_view(recipe: Recipe, folder: RunFolder, port: int, announce: Callable[[S
             port,
             lambda url: announce({"url": url, **facts}),
         )
-
-
-def run_export(
-    recipe: Recipe, folder: RunFolder, format: str, mix: str, licence: str | None = None, repo: str | None = None
-) -> Summary:
-    """The rewritten data as another tool loads it, under one of the named mixes: export/FORMAT, always made anew.
-
-    ``licence`` and ``repo``, the name on the hub, are for the card of the format `hf`.
-    """
-    check_export(format, mix)
-    source = _rewritten_path(folder)
-    known = None
-    if format == "hf":
-        known = inherited_licence(recipe.data) if licence is None else given_licence(licence)
-    rewritten, contamination = (folder.read_json(name) or {} for name in ("rewrite.json", "contamination.json"))
-    name = f"export/{format}"
-    folder.begin(name)
-    origin = DataOrigin(recipe, rewritten, contamination, known, repo)
-    summary = export(source, format, mix, origin, folder)
-    folder.finished(name, mix, [name])
-    return summary
 
 
 def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
@@ -494,7 +493,7 @@ def open_rows(recipe: Recipe, folder: RunFolder) -> Opened:
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
     stream = Stream("rewrite", drawn_by, settings.seed)
     store = Journal(folder.path / "journal.sqlite", readonly=True)
-    return Opened(Origin(store, stream, prompters, tokenizer, sampling, settings.k, graders))
+    return Opened(SampleSource(store, stream, prompters, tokenizer, sampling, settings.k, graders))
 
 
 def _changed(section: Section) -> list[tuple[str, object]]:

@@ -29,8 +29,8 @@ def write_report(recipe: Recipe, folder: RunFolder, rows: Mapping[str, Any] | No
     ``rows`` are those that can be read in the page: a `retell.browse.Embedded` as a dict.
     """
     document = report(results_of(recipe, folder), rows)
-    folder.write_text("report.md", markdown(document))
     folder.write_text("report.html", webpage(document))
+    folder.write_text("report.md", markdown(document))
 
 
 def report(results: Results, rows: Mapping[str, Any] | None = None) -> Document:

@@ -52,7 +52,7 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SampleSource:
     """What finds the samples behind the rows of a run: it makes their keys from content, as rewriting did.
 
     ``prompters`` build the prompts: several where it is not known which one did, as of recorded responses. ``graders``
@@ -70,9 +70,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run as far as it could be opened: without an origin, rows have no attempts, and ``missing`` says why."""
+    """A run as far as it could be opened: without a source, rows have no attempts, and ``missing`` says why."""
 
-    origin: Origin | None
+    source: SampleSource | None
     missing: str | None = None
 
 
@@ -88,8 +88,8 @@ class Rows:
     def __init__(self, folder: RunFolder, opened: Opened) -> None:
         self.path = folder.path / "rewritten.parquet"
         self.notes = [opened.missing] if opened.missing else []
-        self._origin = opened.origin
-        self._tokenizer = opened.origin.tokenizer if opened.origin else None
+        self._source = opened.source
+        self._tokenizer = opened.source.tokenizer if opened.source else None
         try:
             self._table = TableReader(self.path)
             self.index = IdIndex(self.path)
@@ -147,12 +147,12 @@ class Rows:
         """
         rows = self._table.rows(positions, _COLUMNS)
         measured = self._measured(positions, rows)
-        attempts = self._attempts(rows) if self._origin else [None] * len(rows)
+        attempts = self._attempts(rows) if self._source else [None] * len(rows)
         return [self._told(*of_one) for of_one in zip(positions, rows, measured, attempts, strict=True)]
 
     def attempt(self, position: int, rung: str, index: int) -> Json | None:
         """One attempt at the problem of a row, with its text and its tokens; None where it is not known."""
-        if self._origin is None or not 0 <= position < len(self):
+        if self._source is None or not 0 <= position < len(self):
             return None
         (row,) = self._table.rows([position], _COLUMNS)
         tries = self._attempts([row])[0].get(rung, [])
@@ -173,13 +173,13 @@ class Rows:
 
     def _attempts(self, rows: Sequence[Json]) -> list[Tries]:
         """By row and rung, the samples that it rests on, in the order of their indices."""
-        assert self._origin
+        assert self._source
         keys = [{rung: self._keys(row, rung) for rung in DRAWN} for row in rows]
         wanted = [key for of_row in keys for of_rung in of_row.values() for key in of_rung]
-        samples, verdicts = self._origin.store.samples(wanted), self._origin.store.all_verdicts(wanted)
+        samples, verdicts = self._source.store.samples(wanted), self._source.store.all_verdicts(wanted)
         found: list[Tries] = []
         for row, of_row in zip(rows, keys, strict=True):
-            by = [graded_by(grader, row["answer"]) for grader in self._origin.graders]
+            by = [graded_by(grader, row["answer"]) for grader in self._source.graders]
             tries: dict[str, list[Attempt]] = {}
             for rung, of_rung in of_row.items():
                 stored = sorted((samples[key] for key in of_rung if key in samples), key=lambda sample: sample.index)
@@ -192,17 +192,17 @@ class Rows:
         return found
 
     def _keys(self, row: Json, rung: Rung) -> list[str]:
-        assert self._origin
+        assert self._source
         drawn = row[f"samples_{rung}"]
         if not drawn:
             return []
         problem = Problem(row["id"], row["problem"], row["answer"], row["solution"], row["source"])
-        indices = range(max(drawn, self._origin.k))  # one that failed is no sample and leaves a gap
+        indices = range(max(drawn, self._source.k))  # one that failed is no sample and leaves a gap
         keys = []
-        for prompter in self._origin.prompters:
+        for prompter in self._source.prompters:
             prompt = prompter.solve(problem.problem) if rung == "self" else prompter.guided(problem)
-            ask = Ask(problem, rung, prompt, self._origin.sampling, indices)
-            keys += [self._origin.stream.request(ask, index).key for index in indices]
+            ask = Ask(problem, rung, prompt, self._source.sampling, indices)
+            keys += [self._source.stream.request(ask, index).key for index in indices]
         return keys
 
     def _told(self, position: int, row: Json, measured: Json, attempts: Tries | None) -> Json:
@@ -252,9 +252,9 @@ class Rows:
 
     def _ids(self, row: Json, make: Callable[[Json, ChatTokenizer], TrainRow]) -> Sequence[int] | None:
         """Token ids of a response as they were scored, or None where they cannot be told."""
-        if self._origin is None or self._tokenizer is None:
+        if self._source is None or self._tokenizer is None:
             return None
-        messages = self._origin.prompters[0].conversation(row["problem"], row["response"])
+        messages = self._source.prompters[0].conversation(row["problem"], row["response"])
         try:
             return make({**row, "messages": messages}, self._tokenizer).response
         except DataError:

@@ -361,7 +361,11 @@ def test_a_long_search_goes_on_by_itself_and_can_be_stopped(chromium: Browser, s
         wait_for_rows(here, re.compile(r"^Looking: 3 rows found, up to row 8,000 of 42\.$"))
         assert len(ids(here)) == 3
         here.page.get_by_role("button", name="Stop").click()
-        wait_for_rows(here, "Stopped.")
+        wait_for_rows(here, "Stopped; Next looks on from there.")
+        with here.page.expect_request(re.compile("start=8000$")):
+            here.page.get_by_role("button", name="Next").first.click()
+        here.page.get_by_role("button", name="Stop").click()
+        wait_for_rows(here, re.compile("^Stopped"))
         assert here.page.get_by_role("button", name="Stop").is_hidden()
         here.page.unroute("**/rows?*")
         here.page.get_by_label("Search").fill("")

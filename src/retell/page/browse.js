@@ -4,6 +4,7 @@
   const { element, levels, minus, nodes, show, told } = retell;
   const PAGE = 10;
   const LONG = 20000; // characters of a text that are shown at once
+  const SHORT = 400; // characters of a name, an answer or a reason that are shown
   const WHOSE = { expert: "Expert", self: "Own solution (self)", guided: "Retold (guided)" };
   const SIGNS = { correct: "✓", wrong: "✗", undecided: "?" };
   const BASIS = "Log-probs are those of the policy before training, after the training prompt; where it says “as sampled”, "
@@ -11,12 +12,12 @@
 
   const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
   const foreign = (name, className, text) => {
-    const made = element(name, className, ...nodes(text));
+    const made = element(name, className, ...nodes(text.length > SHORT ? `${text.slice(0, SHORT)}…` : text));
     made.dir = "auto";
     return made;
   };
 
-  // Where rows come from: find(query, start) gives {rows, next, total, before, scanned}; a later `start` goes on.
+  // Where rows come from: find(query, start) gives {rows, next, total, before}; `next` as the next start goes on.
   const embedded = ({ rows, total }) => {
     const shown = rows.length;
     const kept = row => row[row.rung]?.text ?? "";
@@ -48,7 +49,7 @@
       const answer = await fetch(`${what}?${new URLSearchParams(given)}`, { signal }).catch(error => {
         throw error.name === "AbortError" ? error : new Error("The server does not answer: is `retell view` still running?");
       });
-      const said = await answer.json();
+      const said = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
       if (!answer.ok) throw new Error(said.error);
       return said;
     };
@@ -121,7 +122,7 @@
       this.form = element("form", "browse-tools");
       this.form.setAttribute("role", "search");
       this.form.addEventListener("submit", event => event.preventDefault());
-      this.search = this.field("Search", "search", "id, problem, solution, kept response");
+      this.search = this.field("Search", "search", "id, problem, solution, response");
       this.rung = this.choice("Rung", ["self", "guided", "expert"]);
       this.verdict = this.choice("Has an attempt that is", ["correct", "wrong", "undecided"]);
       this.from = this.field("From row", "text", "id or number");
@@ -187,7 +188,7 @@
       else this.starts.pop();
       this.load().then(() => {
         this.status.focus({ preventScroll: true });
-        this.root.scrollIntoView();
+        this.status.parentElement.scrollIntoView();
       });
     }
 
@@ -208,9 +209,11 @@
       this.say("Looking…");
       this.stop.hidden = false;
       this.pairs.flat().forEach(one => { one.disabled = true; });
+      this.next = null;
       try {
         if (from) this.starts = [await this.source.from(from, asking.signal)];
         const progress = so => {
+          this.next = so.next;
           const place = `${so.next.toLocaleString("en")} of ${this.source.total.toLocaleString("en")}`;
           this.say(`Looking: ${count(so.rows.length, "row")} found, up to row ${place}.`);
           return this.fill(so.rows, asking);
@@ -224,8 +227,8 @@
         this.say(this.sum(found));
       } catch (error) {
         if (asking !== this.asking) return;
-        this.next = null;
-        this.say(error.name === "AbortError" ? "Stopped." : error.message, error.name !== "AbortError");
+        const stopped = error.name === "AbortError";
+        this.say(stopped ? `Stopped${this.next === null ? "" : "; Next looks on from there"}.` : error.message, !stopped);
       }
       this.stop.hidden = true;
       this.pairs.forEach(([back, forth]) => {

@@ -8,11 +8,11 @@
   const DEEPEST = 200;
   const MOST_MILLISECONDS = 250; // for the formulas of one text; those after it are shown as they are written
   // Definitions can make a little text endless; links, images and attributes are for nobody here; moves by a hundred
-  // units and more take a text out of sight. What has any of them is shown as it is written.
+  // units and more take a text out of sight, and such rules cover it. What has any of them is shown as it is written.
   const REFUSED = new RegExp([
     String.raw`\\(?:[gex]?def|(?:future)?let|global|long|(?:re)?newcommand|providecommand)(?![a-zA-Z])`,
     String.raw`\\(?:href|url|includegraphics|html(?:Class|Id|Style|Data))(?![a-zA-Z])`,
-    String.raw`\\(?:m?kern|[hm]skip|hspace|raisebox)\W*\d{3}`,
+    String.raw`\\(?:m?kern|[hm]skip|hspace|raisebox|rule)\W*\d{3}`,
   ].join("|"));
   const ENVIRONMENTS = "align|alignat|aligned|alignedat|array|[bBpvV]?matrix|[dr]?cases|CD|equation|gather|gathered|split";
   const OPENS = new RegExp(String.raw`\\\\|\\\$|\$\$?|\\\[|\\\(|\\boxed\{|\\begin\{((?:${ENVIRONMENTS})\*?)\}`, "g");
