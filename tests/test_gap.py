@@ -167,7 +167,7 @@ def test_where_no_row_fits_it_is_an_error_and_nothing_is_left(tmp_path: Path) ->
     written(tmp_path / "rewritten.parquet", rewritten_rows(5))
     reader = Refusing(TINY / "policy")
     reader.most = 0
-    with pytest.raises(DataError, match="none of the 5 rows of .* fits the chat template"):
+    with pytest.raises(DataError, match=r"none of the 5 rows of .* fits the chat template"):
         measured(tmp_path, reader=reader)
     assert not (tmp_path / "gap.parquet").exists()
 

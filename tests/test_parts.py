@@ -49,6 +49,16 @@ def test_what_was_torn_is_made_again(tmp_path: Path) -> None:
         assert mine.part("0", never).equals(table(8))
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        Parts(folder, ".gap/model", "inputs").part("0", lambda: table(7))
+        (tmp_path / ".gap/model/.inputs-1.parquet.tmp").write_bytes(b"PAR1")
+        mine = Parts(folder, ".gap/model", "inputs")
+        assert mine.part("0", never).equals(table(7))
+        mine.discard()
+        assert not (tmp_path / ".gap").exists()
+
+
 def test_what_was_kept_is_removed_in_the_end_and_only_that(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         mine, other = Parts(folder, ".gap/model", "inputs"), Parts(folder, ".gap/other", "inputs")

@@ -148,7 +148,7 @@ def gap(
             _show(as_json, summary, partial(present.gap, file="gap.json"), place)
             return
         name = pipeline.checkpoint_name(recipe.policy)
-        _refuse_outdated(place, name, recipe.policy)
+        _refuse_outdated(place, name, recipe.policy, "give a copy of it elsewhere")
         base = overlay(stored, _changes(gap=recipe.gap))
         summary = pipeline.run_tuned_gap(base, place, recipe.policy)
         place.store_recipe(base)
@@ -204,7 +204,7 @@ def evaluate(
         called = by_itself if name is None else name
         if not called or Path(called).name != called:
             raise RecipeError(f"--name {called!r} is no plain name: give one without separators")
-        _refuse_outdated(folder, called, recipe.policy)
+        _refuse_outdated(folder, called, recipe.policy, "keep its result under another --name")
         look_for_benchmarks(recipe, folder)
         summary = pipeline.run_evaluate(recipe, folder, called, recipe.policy)
         # The run's policy stays the one that was rewritten for; a checkpoint that is evaluated does not replace it.
@@ -406,13 +406,12 @@ def _of_another(stored: Recipe, changes: Recipe, policy: Policy | None) -> tuple
     return recipe, other
 
 
-def _refuse_outdated(folder: RunFolder, name: str, policy: Policy) -> None:
+def _refuse_outdated(folder: RunFolder, name: str, policy: Policy, otherwise: str) -> None:
     """Keeps a checkpoint whose training data has been replaced since from standing for the run's method of its name."""
     own = (folder.path / "checkpoints" / name).resolve()
     if policy.model and Path(policy.model).resolve() == own and f"train/{name}" not in folder.stages():
         raise RunFolderError(
-            f"checkpoints/{name} was trained on data that has been replaced since: train it again, or keep its result "
-            "under another --name"
+            f"checkpoints/{name} was trained on data that has been replaced since: train it again, or {otherwise}"
         )
 
 

@@ -40,7 +40,7 @@ def token_kl(base: Sequence[float], tuned: Sequence[float]) -> float:
     With r = tuned / base at each token, E_base[r − 1 − log r] = E_base[−log r] = KL of that token's distributions, for
     E_base[r] = 1; summed along a response that the base drew, that is the KL of whole responses by the chain rule. The
     term r − 1 is of mean zero and falls where −log r rises: no token's estimate is negative, and near the base their
-    variance is of higher order (J. Schulman's k3). It was measured against the plain −log r: see docs/gap.md.
+    variance is of higher order (J. Schulman's k3). docs/log.md has it beside the plain −log r.
     """
     log_ratio_T = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     return float(np.sum(np.expm1(log_ratio_T) - log_ratio_T))

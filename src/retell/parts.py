@@ -59,4 +59,5 @@ class Parts:
                 place.rmdir()
 
     def _files(self) -> list[Path]:
-        return list((self._folder.path / self._place).glob("*.parquet"))
+        place = self._folder.path / self._place
+        return list(place.iterdir()) if place.is_dir() else []
