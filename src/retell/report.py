@@ -61,6 +61,13 @@ def tables(recipe: Recipe, folder: RunFolder) -> str:
     return joined(map(section, _there(found)))
 
 
+def gap_tables(recipe: Recipe, folder: RunFolder) -> str:
+    """The log-probs and weights that were measured, as Markdown; empty where none were."""
+    results = results_of(recipe, folder)
+    spread = _spreads(results)
+    return joined(map(section, _there((logprobs(results, spread), weights(results, spread)))))
+
+
 def _there(sections: Sequence[Section | None]) -> list[Section]:
     return [one for one in sections if one]
 
