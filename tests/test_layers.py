@@ -9,8 +9,8 @@ ROOT = Path(retell.__file__).parent
 
 # fmt: off
 FLOORS = (
-    ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
-    ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
+    ("errors", "hashing", "answers", "stats", "advice", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
+    ("records", "plugins", "schedule", "processes", "tables", "estimates", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
@@ -30,6 +30,7 @@ FLOORS = (
     ("tally", "scores", "accuracy"),
     ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
      "checks.base"),
+    ("preview",),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
     ("doctor", "dryrun.forecast"),
