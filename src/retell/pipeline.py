@@ -254,7 +254,7 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
             summary = summarise(Look(rows, rejected, len(read.problems), exhaustive, scored, rate))
             summary |= {"unusable": dict(Counter(reject.reason for reject in read.rejected))}
             summary |= {"failed": len(climbs) - len(rows), "policy": drawn_by, "grader": grader.name}
-            summary["advice"] = asdict(advise(features(summary)))
+            summary["advice"] = asdict(advise(features(summary), summary["problems"]))
             if folder:
                 folder.write_json("preview.json", summary)
             return summary
