@@ -9,9 +9,9 @@ ROOT = Path(retell.__file__).parent
 
 # fmt: off
 FLOORS = (
-    ("errors", "hashing", "answers", "stats", "advice", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
+    ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
     ("records", "plugins", "schedule", "processes", "tables", "estimates", "dryrun.footprint"),
-    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper",
+    ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "advice",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),

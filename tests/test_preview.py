@@ -2,6 +2,7 @@ import json
 import os
 import random
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import retell
 from retell.cli import main
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
-from retell.errors import EngineError, RecipeError
+from retell.errors import EngineError
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
-from retell.ladder import Ladder
+from retell.ladder import Climb, Ladder
 from retell.meter import Meter
-from retell.preview import Look, Scored, chosen, climb_some, gap_of, summarise
+from retell.preview import Look, Scored, climb_some, gap_of, summarise
 from retell.prompts import Prompter
 from retell.recipe import Policy, Rewrite
 from retell.records import Completion, Problem, Request, Row
@@ -33,16 +34,19 @@ SIZES = ["--data", str(TINY / "data/train.jsonl"), "--max-length", "320", "--k",
 ASKED = [*POLICY, *SIZES]
 
 
+def climbs_of(engine: Engine, some: list[Problem], **settings: Any) -> list[Climb]:
+    chosen = Rewrite(**settings)
+    with Journal(Path(":memory:")) as journal, GraderPool(MathGrader(), 1) as graders:
+        ladder = Ladder(chosen, Prompter(Policy(), None, "guided"), engine, "scripted", 2048)
+        stream = Stream("rewrite", "scripted", chosen.seed)
+        return climb_some(some, ladder, engine, graders, journal, stream, Meter())
+
+
 def look(engine: Engine, some: list[Problem], everything: int, rejected: int = 0, **settings: Any) -> dict[str, Any]:
     """The summary of a preview by a scripted engine, without log-probs."""
-    chosen_settings = Rewrite(**settings)
-    with Journal(Path(":memory:")) as journal, GraderPool(MathGrader(), 1) as graders:
-        ladder = Ladder(chosen_settings, Prompter(Policy(), None, "guided"), engine, "scripted", 2048)
-        stream = Stream("rewrite", "scripted", chosen_settings.seed)
-        climbs = climb_some(some, ladder, engine, graders, journal, stream, Meter())
-    rows = [climb for climb in climbs if isinstance(climb.result, Row)]
+    rows = [climb for climb in climbs_of(engine, some, **settings) if isinstance(climb.result, Row)]
     counts = {"overlong": rejected} if rejected else {}
-    return summarise(Look(rows, counts, everything, ladder.exhaustive, None, 50.0))
+    return summarise(Look(rows, counts, everything, bool(settings.get("exhaustive")), None, 50.0))
 
 
 def thirds(request: Request) -> Completion:
@@ -93,18 +97,20 @@ def test_rejected_problems_take_nothing_and_are_in_no_share() -> None:
     assert found["whole"]["tokens"]["generated"]["value"] == pytest.approx(140_000)
 
 
-def test_the_whole_lies_in_the_intervals(tmp_path: Path) -> None:
+def test_the_whole_lies_in_the_intervals_as_often_as_they_say(tmp_path: Path) -> None:
     everything = problems(600)
     truth = climb_all(tmp_path, everything, k=4)
-    found = look(ScriptedEngine(coin), chosen(everything, 120, 0), 600, k=4)
-    rate = truth["pass_rate"]["self"]["percent"]
-    assert found["pass_rate"]["self"]["low"] <= rate <= found["pass_rate"]["self"]["high"]
-    for rung, n in truth["rungs"].items():
-        assert found["shares"][rung]["low"] <= 100 * n / 600 <= found["shares"][rung]["high"]
-    for rung, n in truth["samples"].items():
-        assert found["whole"]["samples"][rung]["low"] <= n <= found["whole"]["samples"][rung]["high"]
-    share = found["truncated"] / sum(found["samples"].values())
-    assert share == pytest.approx(truth["truncated"] / sum(truth["samples"].values()), abs=0.03)
+    climbs = climbs_of(ScriptedEngine(coin), everything, k=4)
+    rng, inside = random.Random(0), Counter[str]()
+    for _ in range(60):
+        found = summarise(Look(rng.sample(climbs, 100), {}, 600, False, None, None))
+        wanted = {"pass": (found["pass_rate"]["self"], truth["pass_rate"]["self"]["percent"])}
+        wanted |= {rung: (found["shares"][rung], n / 6) for rung, n in truth["rungs"].items()}
+        wanted |= {f"drawn {rung}": (found["whole"]["samples"][rung], n) for rung, n in truth["samples"].items()}
+        inside.update(name for name, (told, right) in wanted.items() if told["low"] <= right <= told["high"])
+    assert len(inside) == 6
+    assert min(inside.values()) >= 52  # of 60; 57 are expected, with a standard deviation of 1.7
+    assert max(inside.values()) >= 55
 
 
 def test_all_samples_of_an_exhaustive_preview_count_for_the_pass_rate() -> None:
@@ -113,20 +119,6 @@ def test_all_samples_of_an_exhaustive_preview_count_for_the_pass_rate() -> None:
     widths = [one["pass_rate"]["self"]["high"] - one["pass_rate"]["self"]["low"] for one in (lazy, exhaustive)]
     assert widths[1] < widths[0] / 1.5
     assert lazy["shares"] == exhaustive["shares"]
-
-
-def test_which_problems_are_chosen_depends_on_content() -> None:
-    everything = problems(100)
-    some = chosen(everything, 10, 0)
-    assert [problem.id for problem in some] != [problem.id for problem in everything[:10]]
-    assert sorted(some, key=lambda one: int(one.id[1:])) == some
-    turned = chosen(everything[::-1], 10, 0)
-    assert turned == some[::-1]
-    assert set(chosen(everything, 20, 0)) > set(some)
-    assert chosen(everything, 10, 1) != some
-    for wrong in (0, -3, 101):
-        with pytest.raises(RecipeError, match=f"--preview {wrong}"):
-            chosen(everything, wrong, 0)
 
 
 def test_problems_the_engine_fails_on_are_left_out() -> None:

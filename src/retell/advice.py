@@ -136,8 +136,8 @@ _HEADLINES: Mapping[tuple[Answer, Answer], str] = {
     ("unknown", "unknown"): "unknown: nothing can be said of a policy and data like these",
 }
 EVIDENCE = (
-    f"How sure: the evidence is small-scale, {SETTINGS} settings of a policy of 0.3 M parameters on chained arithmetic. Of "
-    "another model it is a guess: before you spend, train all four ways on a few thousand rows (docs/advice.md)."
+    f"How sure: the evidence is small-scale, {SETTINGS} settings of a policy of 0.3 M parameters on chained sums. "
+    "Of another model it is a guess: before you spend, train all four ways on a few thousand rows (docs/advice.md)."
 )
 
 

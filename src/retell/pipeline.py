@@ -45,8 +45,8 @@ from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
 from retell.policy import default_device, fingerprint, load_model, resolve_policy
-from retell.preview import Look, chosen, climb_some, score_texts, summarise
-from retell.problems import SUFFIXES, Loaded, load_problems, loaded, read_rows
+from retell.preview import Look, climb_some, score_texts, summarise
+from retell.problems import SUFFIXES, Loaded, load_part, load_problems, loaded, read_rows
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
@@ -154,7 +154,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     tokenizer = policy.tokenizer if policy else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
     check_engine(settings, read.problems)
-    identity = _identity(settings, drawn_by, read, prompter)
+    identity = _identity(recipe, prompter, drawn_by, read.digest)
     for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
         if needed is not None:
             folder.spare(needed)
@@ -191,12 +191,13 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
 
 
-def _identity(settings: Rewrite, drawn_by: str | None, read: Loaded, prompter: Prompter) -> Summary:
-    """What a folder's samples rest on."""
+def _identity(recipe: Recipe, prompter: Prompter, drawn_by: str | None, data: str) -> dict[str, object]:
+    """What the samples of a rewriting rest on, by name: a folder holds those of one. ``data`` is its digest."""
+    settings = recipe.rewrite
     assert prompter.guided_template
     return {
         "policy": drawn_by,
-        "data": read.digest,
+        "data": data,
         "system message": prompter.system,
         "prompt template": prompter.solve_template.user,
         "guided template": prompter.guided_template.text,
@@ -212,20 +213,24 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
     With a folder it writes preview.json, and its samples are there for a rewriting with the same settings.
     """
     settings = recipe.rewrite
-    grader = choosing(settings)
-    against = benchmarks_against(recipe)
+    if count < 1:
+        raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")
     if folder is None and (settings.max_tokens_total or settings.max_hours):
         raise RecipeError("a budget ends a preview that can go on: name the folder where it is kept, or leave it out")
-    read = load_problems(recipe.data)
+    grader = choosing(settings)
+    against = benchmarks_against(recipe)
+    part = load_part(recipe.data, count)
+    if count > part.everything:
+        raise RecipeError(f"--preview {count}: the data has {part.everything:,} problems: give at most so many")
     policy, drawn_by = _drawing(recipe.policy, settings)
     tokenizer = policy.tokenizer if policy else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
-    looked_at = loaded(chosen(read.problems, count, recipe.data.sample_seed), ())
-    check_engine(settings, looked_at.problems)
-    identity = _identity(settings, drawn_by, read, prompter)
+    check_engine(settings, part.problems)
+    identity = _identity(recipe, prompter, drawn_by, part.digest)
     if folder:
         folder.check("rewrite", identity)
-    some = without_overlaps(looked_at, contaminated(looked_at.problems, against), recipe)
+    some = loaded(part.problems, ())
+    some = without_overlaps(some, contaminated(some.problems, against), recipe)
     some = reject_untrainable(some, prompter, tokenizer, recipe.data.max_length)
     how = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
     inputs = [identity, how, count, some.digest, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
@@ -251,8 +256,8 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
                 model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
                 scored = score_texts(rows, policy.tokenizer, model, recipe.gap.batch_tokens)
             rejected = Counter(reject.reason for reject in some.rejected)
-            summary = summarise(Look(rows, rejected, len(read.problems), exhaustive, scored, rate))
-            summary |= {"unusable": dict(Counter(reject.reason for reject in read.rejected))}
+            summary = summarise(Look(rows, rejected, part.everything, exhaustive, scored, rate))
+            summary |= {"unusable": dict(Counter(reject.reason for reject in part.rejected))}
             summary |= {"failed": len(climbs) - len(rows), "policy": drawn_by, "grader": grader.name}
             summary["advice"] = asdict(advise(features(summary), summary["problems"]))
             if folder:

@@ -1,9 +1,8 @@
 """Some of the problems climb the ladder: what rewriting all of them comes to, and the gap of the expert's text."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from heapq import nsmallest
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from retell.dryrun.footprint import of_gap, of_journal, of_rewritten
 from retell.dryrun.spans import Mean, Range, total
 from retell.engines.base import Engine
-from retell.errors import DataError, EngineError, RecipeError
+from retell.errors import DataError, EngineError
 from retell.estimates import Estimate, bootstrap, everywhere, share
 from retell.graders.pool import GraderPool
-from retell.hashing import digest
 from retell.journal import Journal
 from retell.ladder import Climb, Ladder
 from retell.meter import Meter
@@ -40,21 +38,6 @@ TEXTS = ("expert", "rewritten", "own")
 _SUMS = 5
 _STATISTICS = ("mean_token_logprob", "perplexity", "share_below_0.1", "token_ess", "sum_logprob", "mean_tokens")
 _HOUR = 3600.0
-
-
-def chosen(problems: Iterable[Problem], count: int, seed: int) -> list[Problem]:
-    """So many of the problems, in their order; which ones depends on their ids and the seed, as with data.sample.
-
-    Raises:
-        RecipeError: there are not so many, or none is asked for.
-    """
-    if count < 1:
-        raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")
-    keyed = ((digest("sample", seed, problem.id), place, problem) for place, problem in enumerate(problems))
-    found = nsmallest(count, keyed, key=lambda one: one[:2])
-    if len(found) < count:
-        raise RecipeError(f"--preview {count}: the data has {len(found):,} problems: give at most so many")
-    return [problem for _, _, problem in sorted(found, key=lambda one: one[1])]
 
 
 def climb_some(
