@@ -30,8 +30,8 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -51,11 +51,30 @@ from retell.mixes import run_named
 from retell.recipe import Recipe, load_recipe
 from retell.runfolder import RunFolder
 from retell.tiny.splits import TRAIN, reserved_problems
-from retell.tiny.task import LEAPING, draw_problem, write_solution
+from retell.tiny.task import (
+    BACKWARDS,
+    EQUATIONS,
+    LEAPING,
+    RESULTS,
+    VERBOSE,
+    Author,
+    draw_problem,
+    parse_problem,
+    write_solution,
+)
 
 TINY = Path(retell.__file__).parent / "tiny"
 METHODS = ("sft", "dft", "dr-sft", "dr-dft")
 PREVIEWED = 300
+EXPERTS: Mapping[str, tuple[Author, ...]] = {
+    "verbose": (VERBOSE,),
+    "leaping": (LEAPING,),
+    "backwards": (BACKWARDS,),
+    "equations": (EQUATIONS,),
+    "results": (RESULTS,),
+    "mixed": (VERBOSE, BACKWARDS),
+}
+"""Who writes the solutions: the tiny policy's experts, two of its native authors, and an easy and a hard one in turn."""
 
 
 def recipe(base: Path, data: Path, rate: float) -> Recipe:
@@ -69,12 +88,16 @@ def recipe(base: Path, data: Path, rate: float) -> Recipe:
 
 
 def expert_data(expert: str, out: Path) -> Path:
-    """Training problems with this expert's solutions."""
-    folder = out / f"data-{expert}"
-    if not (folder / "train.jsonl").is_file():
-        maker = [sys.executable, "-m", "retell.tiny.make_data", "--out", str(folder), "--expert", expert]
-        subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
-    return folder / "train.jsonl"
+    """Training problems with solutions of this expert, each by one of its authors, none of whom makes slips."""
+    path = out / f"data-{expert}.jsonl"
+    if not path.is_file():
+        problems = [json.loads(line) for line in (TINY / "data/train.jsonl").read_text(encoding="utf-8").splitlines()]
+        rng = random.Random(f"{expert} {TRAIN.name}")
+        for row in problems:
+            author = rng.choice(EXPERTS[expert]) if len(EXPERTS[expert]) > 1 else EXPERTS[expert][0]
+            row["solution"] = write_solution(parse_problem(row["problem"]), author, rng)
+        path.write_text("".join(json.dumps(row) + "\n" for row in problems), encoding="utf-8")
+    return path
 
 
 def fresh_data(out: Path) -> Path:
@@ -278,6 +301,7 @@ def fit(store: Store, rates: Sequence[float], lineage: Mapping[str, str]) -> Non
     """Prints the settings, the rule of each question and how it does on what it was not fitted on."""
     found = measured(store, rates)
     print_settings(found)
+    print_projections(store, found)
     for question in SIDES:
         rule = fitted(found, question)
         print(f"\n{question}: {rule}\n")
@@ -320,16 +344,33 @@ def print_settings(found: Sequence[Setting]) -> None:
         print(f"| {one.base} | `{one.expert}` | " + " | ".join([*numbers, *changes]) + " |")
 
 
+def print_projections(store: Store, found: Sequence[Setting]) -> None:
+    """How often the whole lay in the interval that the preview of a part of it gave, and how far off the middle was."""
+    inside: Counter[str] = Counter()
+    off: dict[str, list[float]] = {}
+    for one in found:
+        preview, whole = store[one.base, one.expert, "preview"], store[one.base, one.expert, "rewrite"]
+        told = {f"share of {rung}": (preview["shares"][rung], n / 20.48) for rung, n in whole["rungs"].items()}
+        told |= {f"samples, {rung}": (preview["whole"]["samples"][rung], n) for rung, n in whole["samples"].items()}
+        told["tokens"] = preview["whole"]["tokens"]["generated"], whole["tokens"]["generated"]
+        for name, (estimate, truth) in told.items():
+            inside[name] += estimate["low"] <= truth <= estimate["high"]
+            off.setdefault(name, []).append(abs(estimate["value"] - truth) / truth if truth else 0.0)
+    print("\n| projection of 300 problems | truth inside | mean error |")
+    print("|---|---:|---:|")
+    for name, errors in off.items():
+        print(f"| {name} | {inside[name]} of {len(found)} | {np.mean(errors):.0%} |")
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "fit"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", type=Path, nargs="*", default=[TINY / "policy"])
-    parser.add_argument(
-        "--practised", type=float, nargs="*", default=[], help="rates of bases tuned from the first one"
-    )
-    parser.add_argument("--expert", nargs="+", default=["verbose", "leaping", "backwards"])
+    parser.add_argument("--practised", type=float, nargs="*", default=[], help="learning rates of bases to tune first")
+    parser.add_argument("--lineage", nargs="*", default=[], help="BASE=NAME: bases that come from one pretraining")
+    parser.add_argument("--expert", nargs="+", choices=EXPERTS, default=["verbose", "leaping", "backwards"])
     parser.add_argument("--rate", type=float, nargs="+", default=[1e-4, 1e-3])
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
