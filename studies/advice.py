@@ -74,7 +74,7 @@ EXPERTS: Mapping[str, tuple[Author, ...]] = {
     "results": (RESULTS,),
     "mixed": (VERBOSE, BACKWARDS),
 }
-"""Who writes the solutions: the tiny policy's experts, two of its native authors, and an easy and a hard one in turn."""
+"""Who writes the solutions: the tiny policy's experts, two of its native authors, an easy and a hard one in turn."""
 
 
 def recipe(base: Path, data: Path, rate: float) -> Recipe:

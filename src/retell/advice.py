@@ -85,6 +85,8 @@ DFT = Rule((), {"pass_rate.self": (0.0, 100.0)})
 """Whether DFT is better than SFT."""
 FEWEST = 100
 """Fewer problems say too little."""
+MANY = 0.1
+"""A larger share of samples that are cut off or undecided is a fault of the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +114,49 @@ def _at(summary: Mapping[str, Any], name: str) -> Estimate | None:
     return Estimate(**value) if value else None
 
 
-def advise(found: Features, problems: int) -> Advice:
-    """What the rules say of features that were measured on so many problems."""
-    few = problems < FEWEST
-    rewrite = "unknown" if few else REWRITE.says(found)
-    dft = "unknown" if few else DFT.says(found)
-    reasons = [f"{problems} problems are too few to tell: look at {FEWEST} at least"] if few else []
-    reasons += [] if few else [*_reasons("rewriting", REWRITE, found), *_reasons("DFT", DFT, found)]
+def advise(summary: Mapping[str, Any]) -> Advice:
+    """What the rules say of a preview."""
+    found = features(summary)
+    unfit = _unfit(summary)
+    rewrite, dft = ("unknown" if unfit else rule.says(found) for rule in (REWRITE, DFT))
+    reasons = unfit or [*_reasons("rewriting", REWRITE, found), *_reasons("DFT", DFT, found)]
+    lines = [
+        f"advice: {_HEADLINES[rewrite, dft]}",
+        *(f"- {line}" for line in (*reasons, *_cautions(summary))),
+        EVIDENCE,
+    ]
     loss: dict[Answer, Literal["dft", "sft", "unknown"]] = {"yes": "dft", "no": "sft", "unknown": "unknown"}
-    words = (f"advice: {_HEADLINES[rewrite, dft]}", *(f"- {reason}" for reason in reasons), EVIDENCE)
-    return Advice(rewrite, loss[dft], tuple(reasons), words)
+    return Advice(rewrite, loss[dft], tuple(reasons), tuple(lines))
+
+
+def _unfit(summary: Mapping[str, Any]) -> list[str]:
+    """Why a preview is nothing that the rules can be asked about."""
+    if not summary["gap"]:
+        return ["the rules need log-probs of the texts, and so the policy at hand: name it with --model"]
+    if summary["problems"] < FEWEST:
+        return [f"{summary['problems']} problems are too few to tell: preview {FEWEST} at least"]
+    drawn = summary["sampling"]["temperature"], summary["sampling"]["top_p"]
+    if drawn != (1, 1):
+        return [
+            "the rules look at what the policy writes at temperature 1 and top_p 1, and this was drawn at "
+            f"{drawn[0]:g} and {drawn[1]:g}: preview once more without those options, and without the folder"
+        ]
+    return []
+
+
+def _cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What is to be mended before anything is drawn in earnest."""
+    samples = sum(summary["samples"].values())
+    longest = f"{summary['sampling']['max_tokens']:,} tokens"
+    remedies = {
+        "truncated": f"cut off at {longest}, which counts as wrong: raise --max-tokens",
+        "undecided": "undecided, which counts as wrong: see docs/grading.md",
+    }
+    return [
+        f"before you go on: {summary[name] / samples:.0%} of the samples are {what}"
+        for name, what in remedies.items()
+        if summary[name] > MANY * samples
+    ]
 
 
 _HEADLINES: Mapping[tuple[Answer, Answer], str] = {

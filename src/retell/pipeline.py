@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from retell.advice import advise, features
+from retell.advice import advise
 from retell.benchmarks import load_benchmarks
 from retell.contamination import (
     benchmarks_against,
@@ -257,9 +257,14 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
                 scored = score_texts(rows, policy.tokenizer, model, recipe.gap.batch_tokens)
             rejected = Counter(reject.reason for reject in some.rejected)
             summary = summarise(Look(rows, rejected, part.everything, exhaustive, scored, rate))
-            summary |= {"unusable": dict(Counter(reject.reason for reject in part.rejected))}
-            summary |= {"failed": len(climbs) - len(rows), "policy": drawn_by, "grader": grader.name}
-            summary["advice"] = asdict(advise(features(summary), summary["problems"]))
+            summary |= {
+                "unusable": dict(Counter(reject.reason for reject in part.rejected)),
+                "failed": len(climbs) - len(rows),
+                "policy": drawn_by,
+                "grader": grader.name,
+                "sampling": {name: getattr(settings, name) for name in ("k", "temperature", "top_p", "max_tokens")},
+            }
+            summary["advice"] = asdict(advise(summary))
             if folder:
                 folder.write_json("preview.json", summary)
             return summary
