@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retell.errors import DataError
-from retell.problems import Loaded, load_problems
+from retell.problems import Loaded, load_part, load_problems
 from retell.recipe import Data
 
 ROW = {"problem": "1 + 1?", "solution": "It is \\boxed{2}."}
@@ -445,3 +445,26 @@ def test_every_row_is_as_likely_in_a_sample(tmp_path: Path) -> None:
 def test_equal_rows_are_sampled_as_rows(tmp_path: Path) -> None:
     loaded = load(tmp_path, [ROW] * 5, sample=3)
     assert len({p.id for p in loaded.problems}) == len(loaded.problems) == 3
+
+
+def test_a_part_is_of_all_that_is_read(tmp_path: Path) -> None:
+    """Its problems have the ids that they have among all; the same ones whatever the order of the rows."""
+    rows = [{**ROW, "id": str(number % 30)} for number in range(40)] + [{"problem": "unusable"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = Data(path=str(path))
+    whole, part = load_problems(data), load_part(data, 12)
+    assert (part.everything, part.rejected, part.digest) == (40, whole.rejected, whole.digest)
+    assert len(part.problems) == 12 and [one for one in whole.problems if one in part.problems] == list(part.problems)
+    assert set(load_part(data, 13).problems) > set(part.problems)
+    assert load_part(data.model_copy(update={"sample_seed": 1}), 12).problems != part.problems
+    assert load_part(data, 41).problems == load_part(data, 40).problems == whole.problems
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]), encoding="utf-8")
+    assert {one.id.rstrip("~2") for one in load_part(data, 12).problems} == {
+        one.id.rstrip("~2") for one in part.problems
+    }
+    some = load_part(data.model_copy(update={"sample": 20}), 5)
+    assert some.everything + len(some.rejected) == 20
+    path.write_text("{torn", encoding="utf-8")
+    with pytest.raises(DataError, match="no row"):
+        load_part(data, 1)

@@ -125,16 +125,38 @@ def rewrite(
 
 @app.command
 def gap(
-    folder: Folder,
+    folder: Folder | None = None,
     *,
+    preview: Annotated[
+        int | None, Parameter(help="Instead: sample so many problems, say what rewriting all comes to and advise.")
+    ] = None,
     policy: Annotated[Policy | None, _FLAT] = None,
+    data: Annotated[Data | None, _FLAT] = None,
+    rewrite: Annotated[Rewrite | None, _FLAT] = None,
     gap: Annotated[Gap | None, _FLAT] = None,
     tables: Annotated[
         bool, Parameter(negative="", help="Print the log-probs that were measured as Markdown; measure nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Log-probs and importance weights, expert against rewritten, by rung; under another --model its drift too."""
+    """Log-probs and importance weights, expert against rewritten, by rung; or, of some problems, before you rewrite.
+
+    Under another --model than the run's policy, a checkpoint of it, also how far that has drifted.
+    """
+    if preview is not None:
+        given = _changes(policy=policy, data=data, rewrite=rewrite, gap=gap)
+        with RunFolder(folder) if folder else contextlib.nullcontext() as place:
+            from retell import pipeline
+
+            recipe = overlay((place and place.recipe()) or Recipe(), given)
+            _show(as_json, pipeline.run_preview(recipe, preview, place), present.preview, *([place] if place else []))
+        return
+    useless = [name for part in (data, rewrite) if part for name in sorted(part.model_fields_set)]
+    if useless:
+        flag = "data" if useless[0] == "path" else useless[0].replace("_", "-")
+        raise RecipeError(f"--{flag} has no effect on what is rewritten already: it is for --preview")
+    if folder is None:
+        raise RecipeError("which run? Give its folder, or --preview N to look at N problems before there is one")
     with _existing(folder) as place:
         from retell import pipeline
 

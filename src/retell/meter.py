@@ -61,6 +61,10 @@ class Meter:
             return f"max_hours = {self.budget.hours} is reached"
         return None
 
+    def tokens_per_second(self) -> float | None:
+        """Tokens generated since the first request, by the time that took; None if none were, or nobody counts them."""
+        return self.tokens / max(self._seconds(), 1e-9) if self.tokens and not self.uncounted else None
+
     def seconds_left(self, done: int, total: int) -> float | None:
         """How long the rest takes at the rate so far, once there is one."""
         fresh = done - self._done_before

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+from retell.advice import advise
 from retell.benchmarks import load_benchmarks
 from retell.browse import sampled_rows
 from retell.comparison import compare, differing, named
@@ -55,12 +56,13 @@ from retell.mixes import KEPT, MIXES, ONLINE, Run, file_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
 from retell.parts import Parts, Scorer
 from retell.policy import default_device, fingerprint, load_model, require_same_model, resolve_policy
-from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
+from retell.preview import Look, climb_some, score_texts, summarise
+from retell.problems import SUFFIXES, Loaded, load_part, load_problems, loaded, read_rows
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter, load_template
 from retell.ratios import lacks_tails
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
-from retell.records import Problem, Rung, Sample, Sampling, TrainRow
+from retell.records import Problem, Row, Rung, Sample, Sampling, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import gap_tables, tables, write_report
 from retell.results import Results, results_of
@@ -167,17 +169,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     tokenizer = policy.tokenizer if policy else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
     check_engine(settings, read.problems)
-    assert prompter.guided_template
-    identity = {
-        "policy": drawn_by,
-        "data": read.digest,
-        "system message": prompter.system,
-        "prompt template": prompter.solve_template.user,
-        "guided template": prompter.guided_template.text,
-        **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
-        "served model": settings.engine_args.get("served_model"),
-        **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
-    }
+    identity = _identity(recipe, prompter, drawn_by, read.digest)
     for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
         if needed is not None:
             folder.spare(needed)
@@ -212,6 +204,91 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         folder.claim("rewrite", identity)
         folder.store_recipe(recipe)
         return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
+
+
+def _identity(recipe: Recipe, prompter: Prompter, drawn_by: str | None, data: str) -> dict[str, object]:
+    """What the samples of a rewriting rest on, by name: a folder holds those of one. ``data`` is its digest."""
+    settings = recipe.rewrite
+    assert prompter.guided_template
+    return {
+        "policy": drawn_by,
+        "data": data,
+        "system message": prompter.system,
+        "prompt template": prompter.solve_template.user,
+        "guided template": prompter.guided_template.text,
+        **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
+        "served model": settings.engine_args.get("served_model"),
+        **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
+    }
+
+
+def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> Summary:
+    """What rewriting the data would come to and whether it looks worthwhile, from ``count`` of its problems.
+
+    With a folder it writes preview.json, and its samples are there for a rewriting with the same settings.
+    """
+    settings = recipe.rewrite
+    if count < 1:
+        raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")
+    if folder is None and (settings.max_tokens_total or settings.max_hours):
+        raise RecipeError("a budget ends a preview that can go on: name the folder where it is kept, or leave it out")
+    grader = choosing(settings)
+    against = benchmarks_against(recipe)
+    part = load_part(recipe.data, count)
+    if count > part.everything:
+        raise RecipeError(f"--preview {count}: the data has {part.everything:,} problems: give at most so many")
+    policy, drawn_by = _drawing(recipe.policy, settings)
+    tokenizer = policy.tokenizer if policy else None
+    prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
+    check_engine(settings, part.problems)
+    identity = _identity(recipe, prompter, drawn_by, part.digest)
+    if folder:
+        folder.check("rewrite", identity)
+    some = loaded(part.problems, ())
+    some = without_overlaps(some, contaminated(some.problems, against), recipe)
+    some = reject_untrainable(some, prompter, tokenizer, recipe.data.max_length)
+    how = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
+    inputs = [identity, how, count, some.digest, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
+    if folder and folder.is_fresh("preview", inputs):
+        return _stage(folder, "preview", inputs, ["preview.json"], dict)
+
+    with contextlib.ExitStack() as sampling:
+        engine = sampling.enter_context(closing(_open_engine(settings, policy, some.problems, recipe.policy)))
+
+        def work() -> Summary:
+            meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
+            stream = Stream("rewrite", drawn_by, settings.seed)
+            ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
+            with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
+                climbs = climb_some(some.problems, ladder, engine, graders, journal, stream, meter)
+            rate = meter.tokens_per_second()
+            rows = [climb for climb in climbs if isinstance(climb.result, Row)]
+            exhaustive = ladder.exhaustive
+            sampling.close()
+            _free_memory()
+            scored = None
+            if policy:
+                model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
+                scored = score_texts(rows, policy.tokenizer, model, recipe.gap.batch_tokens)
+            rejected = Counter(reject.reason for reject in some.rejected)
+            summary = summarise(Look(rows, rejected, part.everything, exhaustive, scored, rate))
+            summary |= {
+                "unusable": dict(Counter(reject.reason for reject in part.rejected)),
+                "failed": len(climbs) - len(rows),
+                "policy": drawn_by,
+                "grader": grader.name,
+                "sampling": {name: getattr(settings, name) for name in ("k", "temperature", "top_p", "max_tokens")},
+            }
+            summary["advice"] = asdict(advise(summary))
+            if folder:
+                folder.write_json("preview.json", summary)
+            return summary
+
+        if folder is None:
+            return work()
+        folder.claim("rewrite", identity)
+        folder.store_recipe(recipe)
+        return _stage(folder, "preview", inputs, ["preview.json"], work)
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -679,8 +756,9 @@ def _but_for_failures(inputs: object) -> object:
     return ["but for what the engine failed on", inputs]
 
 
-def _store(folder: RunFolder) -> Journal:
-    return Journal(folder.path / "journal.sqlite")
+def _store(folder: RunFolder | None) -> Journal:
+    """The folder's journal; without a folder one in memory."""
+    return Journal(folder.path / "journal.sqlite" if folder else Path(":memory:"))
 
 
 def choosing(settings: Rewrite) -> Grader:

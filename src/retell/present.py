@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from retell.progress import duration
 from retell.runfolder import RunFolder
 from retell.stats import plus_minus
 
@@ -85,6 +86,92 @@ def _tail(one: Summary) -> str:
     if one["pareto_k"] is None:
         return str(one["note"])
     return f"{one['pareto_k']:.2f} ({'reliable' if one['reliable'] else 'not reliable'})"
+
+
+def preview(summary: Summary, folder: RunFolder | None = None) -> None:
+    """What some of the problems say of all: rungs, cost, the gap, and the advice."""
+    rows = [
+        [rung, str(n), _percent(summary["shares"][rung]), _ends(summary["shares"][rung], "{:.1f}".format)]
+        for rung, n in summary["rungs"].items()
+    ]
+    rows += [[f"rejected: {reason}", str(n), "", ""] for reason, n in summary["rejected"].items()]
+    _table([f"{summary['problems']:,} of {summary['of']:,} problems", "rows", "share, %", "95 %"], rows)
+    for rung, rate in summary["pass_rate"].items():
+        if rate:
+            passed, ends = _percent(rate), _ends(rate, "{:.1f}".format)
+            print(f"{rung}: {passed} % correct at one try ({ends}); {summary['samples'][rung]:,} samples drawn")
+    samples = sum(summary["samples"].values())
+    counts = {name: summary[name] for name in ("truncated", "undecided", "leaked") if summary[name]}
+    for name, n in counts.items():
+        print(f"{name}: {n:,} of {samples:,} samples ({n / samples:.1%})")
+    if summary["failed"]:
+        print(f"failed: the engine gave nothing for {summary['failed']:,} problems, which are left out")
+    for reason, n in summary["unusable"].items():
+        print(f"not among the {summary['of']:,}: {n:,} rows with {reason}")
+    _whole(summary["whole"], summary["of"])
+    _gaps(summary["gap"])
+    for line in summary["advice"]["words"]:
+        print(_line(line))
+    if folder:
+        print(folder.path / "preview.json")
+
+
+def _whole(whole: Summary, problems: int) -> None:
+    """What all of the data takes."""
+    speed = {name: "?" if rate is None else f"{rate:,.0f}" for name, rate in whole["tokens_per_second"].items()}
+    tokens, hours = whole["tokens"], whole["hours"]
+    lines: list[tuple[str, Summary | None, Callable[[float], str]]] = [
+        *((f"samples, {rung}", one, _about) for rung, one in whole["samples"].items()),
+        ("tokens generated", tokens["generated"], _about),
+        (f"time of that, at {speed['generated']} tokens/s", hours["generated"], _time),
+        ("tokens scored by the gap", tokens.get("scored"), _about),
+        (f"time of that, at {speed['scored']} tokens/s", hours["scored"], _time),
+        ("tokens of an epoch on the rewritten", tokens.get("trained"), _about),
+    ]
+    rows = [[name, "?" if one is None else shown(one["value"]), _ends(one, shown)] for name, one, shown in lines]
+    rows.append(["bytes on disk", "", _span(whole["disk_bytes"]["all"])])
+    _table([f"all {problems:,} problems", "expected", "95 %"], rows)
+
+
+def _about(number: float) -> str:
+    """Three figures of a large number."""
+    return f"{float(f'{number:.3g}'):,.0f}"
+
+
+def _time(hours: float) -> str:
+    return duration(3600 * hours)
+
+
+def _gaps(gap: Summary) -> None:
+    """How likely the texts are under the policy."""
+    if not gap:
+        print("the gap is unknown: it needs the policy at hand (--model)")
+        return
+    rows = []
+    for text in ("expert", "rewritten", "own"):
+        one = gap[text]
+        low = one["share_below_0.1"]
+        rows.append(
+            [
+                text,
+                *(f"{one[key]['value']:.3f}" for key in ("mean_token_logprob", "perplexity", "token_ess")),
+                f"{100 * low['value']:.1f}",
+                f"{one['mean_tokens']['value']:,.0f}",
+            ]
+        )
+    _table(["text", "log-prob a token", "perplexity", "token ESS", "p < 0.1, %", "tokens"], rows)
+
+
+def _percent(estimate: Summary) -> str:
+    return f"{estimate['value']:.1f}"
+
+
+def _ends(estimate: Summary | None, shown: Callable[[float], str]) -> str:
+    """An interval."""
+    if estimate is None:
+        return "?"
+    low, high = (None if estimate[end] is None else shown(estimate[end]) for end in ("low", "high"))
+    return f"≥ {low}" if high is None else f"{low}" if low == high else f"{low}–{high}"
 
 
 def train(summary: Summary, folder: RunFolder) -> None:

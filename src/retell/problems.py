@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import heappush, heappushpop, nsmallest
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from retell.recipe import Data, located
 from retell.records import Problem, Reject
 
 SUFFIXES = (".jsonl", ".parquet")
+_UNNAMED = "no data named: give --data FILE, a folder, or a Hugging Face dataset id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,16 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
         DataError: the data cannot be read, is empty, or no row of it can be used.
     """
     if not data.path:
-        raise DataError("no data named: give --data FILE, a folder, or a Hugging Face dataset id")
-    problems: list[Problem] = []
+        raise DataError(_UNNAMED)
     rejected: list[Reject] = []
+    problems = tuple(_usable(data, needs_solution, rejected))
+    if not problems:
+        raise DataError(_nothing_left(data.path, rejected))
+    return loaded(problems, rejected)
+
+
+def _usable(data: Data, needs_solution: bool, rejected: list[Reject]) -> Iterator[Problem]:
+    """The problems with distinct ids; rows that cannot be used are added to ``rejected``."""
     taken: Counter[str] = Counter()
     rows = islice(read_rows(data), data.limit)
     items = (_problem(where, row, data, needs_solution) for where, row in rows)
@@ -48,15 +56,50 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
         if isinstance(item, Reject):
             rejected.append(item)
         else:
-            problems.append(_distinct(item, taken))
-    if not problems:
-        raise DataError(_nothing_left(data.path, rejected))
-    return loaded(problems, rejected)
+            yield _distinct(item, taken)
 
 
 def loaded(problems: Sequence[Problem], rejected: Sequence[Reject]) -> Loaded:
     """Both, with the digest of the problems' content."""
-    return Loaded(tuple(problems), tuple(rejected), _content_digest(problems))
+    return Loaded(tuple(problems), tuple(rejected), digest_of_all(map(_content, problems)))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some problems of a data source, how many it has, and of all of them the rejects and the digest of a `Loaded`."""
+
+    problems: tuple[Problem, ...]
+    everything: int
+    rejected: tuple[Reject, ...]
+    digest: str
+
+
+def load_part(data: Data, size: int) -> Part:
+    """Reads all problems and holds ``size`` of them, or all if there are fewer, in their order; which ones depends on
+    their ids and the seed, as with ``sample``. Each has the id that it has among all.
+
+    Raises:
+        DataError: as `load_problems`.
+    """
+    if not data.path:
+        raise DataError(_UNNAMED)
+    rejected: list[Reject] = []
+    held: list[tuple[int, int, Problem]] = []
+    everything = 0
+
+    def contents() -> Iterator[object]:
+        nonlocal everything
+        for problem in _usable(data, True, rejected):
+            everything += 1
+            one = -int(digest("sample", data.sample_seed, problem.id), 16), -everything, problem
+            (heappush if len(held) < size else heappushpop)(held, one)
+            yield _content(problem)
+
+    of_all = digest_of_all(contents())
+    if not everything:
+        raise DataError(_nothing_left(data.path, rejected))
+    ordered = sorted(held, key=lambda one: -one[1])
+    return Part(tuple(problem for _, _, problem in ordered), everything, tuple(rejected), of_all)
 
 
 def _sampled(items: Iterable[Problem | Reject], size: int, seed: int) -> list[Problem | Reject]:
@@ -241,8 +284,8 @@ def _distinct(problem: Problem, taken: Counter[str]) -> Problem:
     return Problem(name, problem.problem, problem.answer, problem.solution, problem.source, problem.candidates)
 
 
-def _content_digest(problems: Iterable[Problem]) -> str:
-    return digest_of_all((p.id, p.problem, p.answer, p.solution, p.candidates) for p in problems)
+def _content(problem: Problem) -> object:
+    return problem.id, problem.problem, problem.answer, problem.solution, problem.candidates
 
 
 def _nothing_left(path: str, rejected: list[Reject]) -> str:

@@ -157,7 +157,7 @@ class RunFolder:
         """Notes that a stage's files, and what was made from them, are about to be replaced."""
         manifest = self._manifest()
         if stage == "rewrite":
-            rest_on_it = {name for name in manifest["stages"] if name != "evaluate/base"}
+            rest_on_it = {name for name in manifest["stages"] if name not in ("preview", "evaluate/base")}
         else:
             rest_on_it = {stage, *(stage.replace("train/", later) for later in ("evaluate/", "gap/"))}
         manifest["stages"] = {name: entry for name, entry in manifest["stages"].items() if name not in rest_on_it}
