@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     sample TEXT NOT NULL, grader TEXT NOT NULL, outcome TEXT NOT NULL, extracted TEXT, reason TEXT NOT NULL,
     PRIMARY KEY (sample, grader)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS done (plan TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (plan, job)) WITHOUT ROWID;
 """
 _MANY = 500
 """Keys in one query; SQLite's limit of variables is higher everywhere."""
@@ -36,12 +37,18 @@ class Journal:
 
     A request that failed is no sample: why it failed is not kept. What is added is committed before the call returns,
     so that a killed process loses nothing that was added. What was stored is never replaced: a second sample under
-    the same key is ignored.
+    the same key is ignored. ``readonly`` is for whoever reads beside the one who writes; what is not there is empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self._path = path
         with self._guarded():
+            if readonly:
+                there = f"{path.resolve().as_uri()}?mode=ro" if path.is_file() else "file::memory:"
+                self._db = sqlite3.connect(there, uri=True, isolation_level=None)
+                if not path.is_file():
+                    self._db.executescript(_SCHEMA)
+                return
             self._db = sqlite3.connect(path, isolation_level=None)
             # A killed process loses nothing in either mode; in WAL a commit need not wait for the disk.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -93,6 +100,15 @@ class Journal:
         """Stores (sample key, grader, verdict); they are durable when this returns."""
         self._insert("verdicts", 5, ((key, grader, v.outcome, v.extracted, v.reason) for key, grader, v in verdicts))
 
+    def marked(self, plan: str) -> set[str]:
+        """The jobs that are marked as done under a plan."""
+        with self._guarded():
+            return {job for (job,) in self._db.execute("SELECT job FROM done WHERE plan = ?", (plan,))}
+
+    def add_marks(self, marks: Iterable[tuple[str, str]]) -> None:
+        """Marks (plan, job) as done."""
+        self._insert("done", 2, marks)
+
     def _select(self, query: str, keys: Sequence[str], *first: str) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _MANY):
             part = keys[start : start + _MANY]
@@ -140,3 +156,29 @@ def _sample(row: tuple[Any, ...]) -> Sample:
         usage=usage,
     )
     return Sample(key, problem, rung, round_, index, completion)
+
+
+class Marks:
+    """Which jobs of a plan are done, so that another start need not go through what they have drawn.
+
+    Marks are kept beside the samples and written after them, some at a time: one that is lost costs a look.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._unwritten: list[tuple[str, str]] = []
+
+    def done(self, plan: str) -> set[str]:
+        """The jobs that are done under a plan."""
+        return self._journal.marked(plan)
+
+    def mark(self, plan: str, job: str) -> None:
+        """Notes that a job is done."""
+        self._unwritten.append((plan, job))
+        if len(self._unwritten) >= _MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was noted."""
+        self._journal.add_marks(self._unwritten)
+        self._unwritten = []

@@ -13,12 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from retell.benchmarks import load_benchmarks
+from retell.cluster import Cluster, Crew, drawn_before
 from retell.contamination import (
     benchmarks_against,
     contaminated,
@@ -27,46 +28,41 @@ from retell.contamination import (
     without_overlaps,
     write_contamination,
 )
+from retell.drawing import LocalPolicy, Task, asked, drawing_policy, open_engine_of, open_policy
 from retell.engines.base import Engine, Reloadable
-from retell.engines.named import PRECISION, check_engine, open_engine, served_model
+from retell.engines.named import PRECISION, check_engine
 from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RunFolderError
 from retell.evaluate import evaluate
+from retell.executor import Executor, Here
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
 from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
 from retell.graders.qwen import QwenGrader
 from retell.hashing import digest, file_digest
-from retell.journal import Journal
+from retell.journal import Journal, Marks
 from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
+from retell.leases import EVALUATE_BLOCK, REWRITE_BLOCK, Blocks
 from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
-from retell.policy import default_device, fingerprint, load_model, resolve_policy
+from retell.policy import default_device, load_model
 from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
+from retell.problemtable import placed
 from retell.processes import launch, launches, world
-from retell.prompts import Prompter, load_template
-from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
+from retell.prompts import Prompter
+from retell.recipe import Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
 from retell.records import Problem, Rung, Sample, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
-from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
+from retell.store import open_store
 from retell.tokens import ChatTokenizer
 
 Summary = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalPolicy:
-    """A policy at hand: its folder, what identifies it, and its tokenizer."""
-
-    folder: Path
-    fingerprint: str
-    tokenizer: ChatTokenizer
 
 
 def run(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -115,7 +111,7 @@ def check(recipe: Recipe) -> list[Run]:
         )
     if recipe.evaluate.benchmark:
         load_benchmarks(recipe.evaluate)
-        Prompter(_asked(recipe.policy, recipe.evaluate), None)
+        Prompter(asked(recipe.policy, recipe.evaluate), None)
         check_engine(recipe.evaluate)
         if runs and recipe.evaluate.engine == "server":
             raise RecipeError(
@@ -147,13 +143,56 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     settings = recipe.rewrite
     grader = choosing(settings)
     against = benchmarks_against(recipe, benchmarks)
-    read = load_problems(recipe.data)
-    policy, drawn_by = _drawing(recipe.policy, settings)
+    policy, drawn_by = drawing_policy(recipe.policy, settings)
     tokenizer = policy.tokenizer if policy else None
     prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
-    check_engine(settings, read.problems)
+    with folder.spool("problems.parquet") as spool:
+        read = load_problems(recipe.data, spool=spool)
+        check_engine(settings, read.problems)
+        identity = _identity(recipe, prompter, drawn_by, read)
+        for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
+            if needed is not None:
+                folder.spare(needed)
+        folder.check("rewrite", identity)
+        overlaps, dropped = contaminated(read.problems, against), recipe.data.overlap == "drop"
+        read = without_overlaps(read, overlaps, recipe)
+        chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
+        chosen["max_length"] = recipe.data.max_length
+        rejects = [asdict(reject) for reject in read.rejected]
+        inputs = [identity, chosen, rejects, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
+        outputs = ["rewrite.json", "rewritten.parquet", "rejected.jsonl"]
+        if folder.is_fresh("rewrite", inputs):
+            folder.store_recipe(recipe)
+            write_contamination(folder, overlaps, against, dropped=dropped, anew=False)
+            return _stage(folder, "rewrite", inputs, outputs, dict)
+        loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
+        task, plan = Task("rewrite", recipe, recipe.policy, drawn_by), digest(inputs)
+
+        def work(drawer: Engine | Crew | None) -> Summary:
+            problems = placed(loaded.problems, folder.path / "problems.parquet")
+            blocks = Blocks(problems, REWRITE_BLOCK)
+            with _executor(drawer, task, blocks, plan, grader, folder) as (executor, _):
+                ladder = Ladder(settings, prompter, executor, drawn_by, recipe.data.max_length)
+                summary = rewrite(replace(loaded, problems=problems), ladder, executor, task.stream, folder)
+            summary["grader"] = grader.name
+            summary["recipe_sha"] = digest({name: dump(recipe)[name] for name in ("policy", "data", "rewrite")})
+            folder.write_json("rewrite.json", summary)
+            write_contamination(folder, overlaps, against, dropped=dropped, anew=True)
+            return summary
+
+        # Opened first: what cannot be opened must not cost what a --restart discards, nor leave its recipe behind.
+        with _drawer(task, policy, loaded.problems, REWRITE_BLOCK, plan, folder) as drawer:
+            folder.claim("rewrite", identity)
+            folder.place(spool, "problems.parquet")
+            folder.store_recipe(recipe)
+            return _stage(folder, "rewrite", inputs, outputs, lambda: work(drawer))
+
+
+def _identity(recipe: Recipe, prompter: Prompter, drawn_by: str | None, read: Loaded) -> dict[str, object]:
+    """What the samples of a rewriting rest on, by name: a folder holds those of one."""
+    settings = recipe.rewrite
     assert prompter.guided_template
-    identity = {
+    return {
         "policy": drawn_by,
         "data": read.digest,
         "system message": prompter.system,
@@ -163,40 +202,6 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         "served model": settings.engine_args.get("served_model"),
         **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
     }
-    for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
-        if needed is not None:
-            folder.spare(needed)
-    folder.check("rewrite", identity)
-    overlaps, dropped = contaminated(read.problems, against), recipe.data.overlap == "drop"
-    read = without_overlaps(read, overlaps, recipe)
-    chosen = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
-    chosen["max_length"] = recipe.data.max_length
-    rejects = [asdict(reject) for reject in read.rejected]
-    inputs = [identity, chosen, rejects, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
-
-    def work(loaded: Loaded, engine: Engine) -> Summary:
-        meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
-        stream = Stream("rewrite", drawn_by, settings.seed)
-        with _store(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
-            ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
-            summary = rewrite(loaded, ladder, engine, graders, journal, stream, meter, folder)
-        summary["grader"] = grader.name
-        summary["recipe_sha"] = digest({name: dump(recipe)[name] for name in ("policy", "data", "rewrite")})
-        folder.write_json("rewrite.json", summary)
-        write_contamination(folder, overlaps, against, dropped=dropped, anew=True)
-        return summary
-
-    outputs = ["rewrite.json", "rewritten.parquet", "rejected.jsonl"]
-    if folder.is_fresh("rewrite", inputs):
-        folder.store_recipe(recipe)
-        write_contamination(folder, overlaps, against, dropped=dropped, anew=False)
-        return _stage(folder, "rewrite", inputs, outputs, dict)
-    loaded = reject_untrainable(read, prompter, tokenizer, recipe.data.max_length)
-    # Opened first: what cannot be opened must not cost what a --restart discards, nor leave its recipe behind.
-    with closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine:
-        folder.claim("rewrite", identity)
-        folder.store_recipe(recipe)
-        return _stage(folder, "rewrite", inputs, outputs, lambda: work(loaded, engine))
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -314,33 +319,25 @@ def run_evaluate(recipe: Recipe, folder: RunFolder, name: str, model: Policy) ->
     grader = grader_named(settings.grader)
     benchmarks = load_benchmarks(settings)
     check_engine(settings)
-    policy, drawn_by = _drawing(model, settings)
-    prompter = Prompter(_asked(model, settings), policy.tokenizer if policy else None)
+    policy, drawn_by = drawing_policy(model, settings)
+    prompter = Prompter(asked(model, settings), policy.tokenizer if policy else None)
     what = settings.model_dump(include={"k", "temperature", "top_p", "max_tokens", "seed"})
     what |= {name: settings.engine_args.get(name, "auto") for name in (*PRECISION, "served_model")}
     digests = {benchmark: loaded.digest for benchmark, loaded in benchmarks.items()}
     inputs = [drawn_by, digests, what, prompter.system, prompter.solve_template.user, grader.name, SCORE_RULES]
 
     def work() -> Summary:
-        meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
-        stream = Stream("evaluate", drawn_by, settings.seed)
+        task, plan = Task("evaluate", recipe, model, drawn_by), digest(inputs)
+        todo = [(benchmark, problem) for benchmark, loaded in benchmarks.items() for problem in loaded.problems]
+        blocks = Blocks([problem for _, problem in todo], EVALUATE_BLOCK, [benchmark for benchmark, _ in todo])
         with (
-            closing(_open_engine(settings, policy, (), model)) as engine,
-            _store(folder) as journal,
-            GraderPool(grader, settings.grader_workers) as graders,
+            _drawer(task, policy, blocks.problems, EVALUATE_BLOCK, plan, folder) as drawer,
+            _executor(drawer, task, blocks, plan, grader, folder) as (executor, graders),
         ):
-            return evaluate(name, benchmarks, prompter, settings, engine, graders, journal, stream, meter, folder)
+            return evaluate(name, benchmarks, prompter, settings, executor, graders, folder)
 
     outputs = [f"eval/{name}.json", f"eval/{name}.parquet"]
     return _stage(folder, f"evaluate/{name}", inputs, outputs, work)
-
-
-def _asked(model: Policy, settings: Evaluate) -> Policy:
-    """The model as it is addressed in evaluation: as in training, or with a template for it alone."""
-    if settings.prompt is None:
-        return model
-    own = load_template(settings.prompt, needs=("problem",)).system is not None
-    return model.model_copy(update={"template": settings.prompt, "system": None if own else model.system})
 
 
 def run_report(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -370,7 +367,7 @@ def run_grade(recipe: Recipe, folder: RunFolder, given: Grading) -> Summary:
     sections = {"rewrite": overlay(recipe.rewrite, given), "evaluate": overlay(recipe.evaluate, given)}
     chosen = {stage: grader_named(section.grader) for stage, section in sections.items()}
     summary: Summary = {"path": str(folder.path), "graders": {}, "rungs": {}}
-    with _store(folder) as journal:
+    with open_store(folder.path) as journal:
         stored = journal.rungs()
         if not stored:
             raise RunFolderError(f"{folder.path} holds no samples: run `retell rewrite` or `retell evaluate` first")
@@ -408,8 +405,8 @@ def _rewriting(
     settings, limit = recipe.rewrite, recipe.data.max_length
     loaded = reject_untrainable(data, prompter, policy.tokenizer, limit)
     with (
-        closing(_open_engine(settings, policy, loaded.problems, recipe.policy)) as engine,
-        _store(folder) as journal,
+        closing(open_engine_of(settings, policy, loaded.problems, recipe.policy)) as engine,
+        open_store(folder.path) as journal,
         GraderPool(choosing(settings), settings.grader_workers) as graders,
     ):
         assert isinstance(engine, Reloadable)
@@ -444,31 +441,6 @@ def _how_rewritten(recipe: Recipe, prompter: Prompter) -> object:
     precision = {name: settings.engine_args.get(name, "auto") for name in PRECISION}
     assert prompter.guided_template
     return [chosen, precision, prompter.guided_template.text, choosing(settings).name, LEAK_RULES]
-
-
-def open_policy(policy: Policy) -> LocalPolicy:
-    """Finds the policy's folder, identifies it and loads its tokenizer."""
-    folder = resolve_policy(policy)
-    return LocalPolicy(folder, fingerprint(folder), ChatTokenizer(folder, policy.trust_remote_code))
-
-
-def _drawing(model: Policy, settings: Rewrite | Evaluate) -> tuple[LocalPolicy | None, str | None]:
-    """The policy at hand, if there is one, and what names the one that draws, if any does.
-
-    Recorded responses need no model, and a server has its own; where one is named all the same, its tokenizer makes
-    exact prompts and tells what is too long to train on.
-    """
-    policy = open_policy(model) if model.model or settings.engine not in ("recorded", "server") else None
-    if settings.engine == "recorded":
-        return policy, None
-    return policy, policy.fingerprint if policy else served_model(settings)
-
-
-def _open_engine(
-    settings: Rewrite | Evaluate, policy: LocalPolicy | None, problems: Sequence[Problem], model: Policy
-) -> Engine:
-    folder, tokenizer = (policy.folder, policy.tokenizer) if policy else (None, None)
-    return open_engine(settings, folder, tokenizer, problems, model.trust_remote_code)
 
 
 def _stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], work: Callable[[], Summary]) -> Summary:
@@ -511,7 +483,38 @@ def _but_for_failures(inputs: object) -> object:
     return ["but for what the engine failed on", inputs]
 
 
-def _store(folder: RunFolder) -> Journal:
+@contextlib.contextmanager
+def _drawer(
+    task: Task, policy: LocalPolicy | None, problems: Sequence[Problem], size: int, plan: str, folder: RunFolder
+) -> Iterator[Engine | Crew | None]:
+    """What draws for a stage, opened: an engine here, or workers on a cluster; None if those have drawn all before."""
+    settings = task.settings
+    if settings.ray is None:
+        with closing(open_engine_of(settings, policy, problems, task.model)) as engine:
+            yield engine
+    elif not folder.restarting and drawn_before(folder.path, Blocks(problems, size), plan):
+        yield None
+    else:
+        with Crew(task, folder.path, lambda line: print(line, file=sys.stderr)) as crew:
+            yield crew
+
+
+@contextlib.contextmanager
+def _executor(
+    drawer: Engine | Crew | None, task: Task, blocks: Blocks, plan: str, grader: Grader, folder: RunFolder
+) -> Iterator[tuple[Executor, GraderPool]]:
+    """How a stage gets its samples from what draws; ``plan`` stands for all that decides what is drawn."""
+    settings = task.settings
+    with GraderPool(grader, settings.grader_workers) as graders:
+        if drawer is None or isinstance(drawer, Crew):
+            yield Cluster(drawer, task, blocks, plan, graders, folder.path), graders
+            return
+        meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
+        with _journal(folder) as journal, open_store(folder.path) as store:
+            yield Here(drawer, graders, store, Marks(journal), task.stream, meter, plan), graders
+
+
+def _journal(folder: RunFolder) -> Journal:
     return Journal(folder.path / "journal.sqlite")
 
 

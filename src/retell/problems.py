@@ -13,6 +13,7 @@ from typing import Any
 from retell.answers import gold_of_solution
 from retell.errors import DataError, MissingExtraError, first_line
 from retell.hashing import digest, digest_of_all
+from retell.problemtable import ProblemTable, write_problems
 from retell.recipe import Data, located
 from retell.records import Problem, Reject
 
@@ -23,13 +24,13 @@ SUFFIXES = (".jsonl", ".parquet")
 class Loaded:
     """What was read: rows in = problems + rejected. ``digest`` identifies the problems' content."""
 
-    problems: tuple[Problem, ...]
+    problems: Sequence[Problem]
     rejected: tuple[Reject, ...]
     digest: str
 
 
-def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
-    """Reads problems from a file, a folder of files or a hub dataset.
+def load_problems(data: Data, *, needs_solution: bool = True, spool: Path | None = None) -> Loaded:
+    """Reads problems from a file, a folder of files or a hub dataset; with ``spool`` they stay there, and not in memory.
 
     The gold is ``answer_field``, or else ``answer_raw``, else ``answer``, else the solution's last box or ``####``. Ids
     that repeat, given or derived, are made distinct. Benchmarks need no solution.
@@ -39,8 +40,21 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
     """
     if not data.path:
         raise DataError("no data named: give --data FILE, a folder, or a Hugging Face dataset id")
-    problems: list[Problem] = []
     rejected: list[Reject] = []
+    usable = _usable(data, needs_solution, rejected)
+    problems: Sequence[Problem]
+    if spool is None:
+        problems = tuple(usable)
+    else:
+        write_problems(spool, usable)
+        problems = ProblemTable(spool)
+    if not problems:
+        raise DataError(_nothing_left(data.path, rejected))
+    return loaded(problems, rejected)
+
+
+def _usable(data: Data, needs_solution: bool, rejected: list[Reject]) -> Iterator[Problem]:
+    """The problems with distinct ids; rows that cannot be used are added to ``rejected``."""
     taken: Counter[str] = Counter()
     rows = islice(read_rows(data), data.limit)
     items = (_problem(where, row, data, needs_solution) for where, row in rows)
@@ -48,15 +62,12 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
         if isinstance(item, Reject):
             rejected.append(item)
         else:
-            problems.append(_distinct(item, taken))
-    if not problems:
-        raise DataError(_nothing_left(data.path, rejected))
-    return loaded(problems, rejected)
+            yield _distinct(item, taken)
 
 
 def loaded(problems: Sequence[Problem], rejected: Sequence[Reject]) -> Loaded:
     """Both, with the digest of the problems' content."""
-    return Loaded(tuple(problems), tuple(rejected), _content_digest(problems))
+    return Loaded(problems, tuple(rejected), _content_digest(problems))
 
 
 def _sampled(items: Iterable[Problem | Reject], size: int, seed: int) -> list[Problem | Reject]:

@@ -15,6 +15,7 @@ import pytest
 
 import retell
 from retell import pipeline
+from retell.drawing import open_policy
 from retell.dryrun import inputs
 from retell.dryrun.footprint import Weights, of_gap, of_journal, weights_in
 from retell.dryrun.forecast import Forecast, Step, forecast, summarise
@@ -151,7 +152,7 @@ def test_a_run_leaves_about_as_many_bytes_as_was_forecast(done: tuple[Path, dict
 
 def test_tokens_to_train_on_are_those_of_the_rows() -> None:
     changed = recipe(train={"runs": ["sft"], "epochs": 2})
-    policy = pipeline.open_policy(changed.policy)
+    policy = open_policy(changed.policy)
     looked = inputs.look(changed)
     assert looked.loaded and looked.prompter
     lengths = [looked.prompter.training_length(one.problem, one.solution) or 0 for one in looked.loaded.problems]

@@ -1,0 +1,93 @@
+"""Problems that stay on disk: a sequence that is read some rows at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from retell.records import Problem
+from retell.tables import TableWriter, count_rows, read_batches, read_slice
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "problem", "answer", "solution", "source")),
+        ("candidates", pa.list_(pa.string())),
+    ]
+)
+
+
+class ProblemTable(Sequence[Problem]):
+    """Problems of a table in their order, or some of them; as a sequence it does what a tuple of them would."""
+
+    def __init__(self, path: Path, chosen: NDArray[np.int64] | None = None) -> None:
+        self._path = path
+        self.chosen = chosen if chosen is not None else np.arange(count_rows(path))
+        """Their places in the table."""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[Problem]:
+        first = 0
+        for batch in read_batches(self._path):
+            begin, end = np.searchsorted(self.chosen, (first, first + batch.num_rows))
+            here = self.chosen[begin:end] - first
+            rows = batch if len(here) == batch.num_rows else batch.take(here)
+            yield from map(_problem, rows.to_pylist())
+            first += batch.num_rows
+
+    @overload
+    def __getitem__(self, place: int) -> Problem: ...
+    @overload
+    def __getitem__(self, place: slice) -> Self: ...
+    def __getitem__(self, place: int | slice) -> "Problem | ProblemTable":
+        if isinstance(place, slice):
+            return type(self)(self._path, self.chosen[place])
+        return _problem(read_slice(self._path, int(self.chosen[place]), 1)[0])
+
+    def where(self, keep: Sequence[bool]) -> Self:
+        """Those that ``keep`` says."""
+        return type(self)(self._path, self.chosen[np.asarray(keep, dtype=bool)])
+
+    def part(self, start: int, count: int) -> list[Problem]:
+        """So many problems from place ``start`` on, read at once."""
+        chosen = self.chosen[start : start + count]
+        if not len(chosen):
+            return []
+        rows = read_slice(self._path, int(chosen[0]), int(chosen[-1] - chosen[0]) + 1)
+        return [_problem(rows[row - chosen[0]]) for row in chosen]
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Writes them as they come, none being held."""
+    with TableWriter(path, SCHEMA) as table:
+        for problem in problems:
+            row = {name: getattr(problem, name) for name in SCHEMA.names}
+            table.add(row | {"candidates": list(problem.candidates) if problem.candidates is not None else None})
+
+
+def chosen(problems: Sequence[Problem], keep: Sequence[bool]) -> Sequence[Problem]:
+    """Those problems that ``keep`` says, in their order; what is on disk stays there."""
+    if isinstance(problems, ProblemTable):
+        return problems.where(keep)
+    return tuple(problem for problem, kept in zip(problems, keep, strict=True) if kept)
+
+
+def placed(problems: Sequence[Problem], path: Path) -> Sequence[Problem]:
+    """The same problems, where those on disk have been moved."""
+    return ProblemTable(path, problems.chosen) if isinstance(problems, ProblemTable) else problems
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    candidates = row["candidates"]
+    return Problem(
+        id=row["id"],
+        problem=row["problem"],
+        answer=row["answer"],
+        solution=row["solution"],
+        source=row["source"],
+        candidates=tuple(candidates) if candidates is not None else None,
+    )
