@@ -41,7 +41,7 @@ FLOORS = (
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun"}
-HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai"}
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "huggingface_hub", "vllm", "openai", "ray"}
 
 
 def modules() -> dict[str, Path]:

@@ -42,6 +42,7 @@ from retell.runfolder import RunFolder
 
 Summary = dict[str, Any]
 _RESTART = re.compile(r"--restart(=|$)")
+_BARE_RAY = re.compile(r"--(\w+\.)?ray")
 _DEMO = f"{PACKAGED}tiny/demo.toml"
 _FLAT = Parameter(name="*")
 Folder = Annotated[Path, Parameter(help="Run folder.")]
@@ -283,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With RETELL_TRACEBACK=1 in the environment an error that retell did not foresee shows its traceback. SIGTERM, with
     which clusters end a job, stops a run as cleanly as Ctrl-C.
     """
-    given = list(arguments) if arguments is not None else sys.argv[1:]
+    given = _complete(arguments if arguments is not None else sys.argv[1:])
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -324,6 +325,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(f"{error}: lower engine_args.batch_size, micro_batch_tokens or batch_tokens", 1)
         return _fail(f"{type(error).__name__}: {error} (RETELL_TRACEBACK=1 shows where); what was stored is kept", 1)
+
+
+def _complete(given: Sequence[str]) -> list[str]:
+    """The arguments, a bare --ray with the address that it stands for."""
+    following = [*given[1:], "--"]
+    return [
+        f"{word}=auto" if _BARE_RAY.fullmatch(word) and after.startswith("-") else word
+        for word, after in zip(given, following, strict=True)
+    ]
 
 
 def _alone(given: Sequence[str]) -> str | None:

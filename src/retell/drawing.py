@@ -106,8 +106,8 @@ def open_work(task: Task) -> Work:
     policy, drawn_by = drawing_policy(task.model, task.settings)
     if drawn_by != task.drawn_by:
         raise PolicyError(
-            f"{task.model.model} is another model on this machine (its fingerprint is {drawn_by}, not {task.drawn_by}): "
-            "give every machine the same files"
+            f"{task.model.model} is another model on this machine (its fingerprint is {drawn_by}, not "
+            f"{task.drawn_by}): give every machine the same files"
         )
     tokenizer = policy.tokenizer if policy else None
     engine = open_engine_of(task.settings, policy, (), task.model)

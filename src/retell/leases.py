@@ -49,8 +49,10 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Problems ``start`` to ``end`` of a block; ``alone`` if nothing else may be drawn beside them, because a worker was
-    lost with them; ``tries`` counts the workers that they have cost so.
+    """Problems ``start`` to ``end`` of a block.
+
+    Nothing else may be drawn beside those that are ``alone``, because a worker was lost with them; ``tries`` counts the
+    workers that they have cost so.
     """
 
     block: int

@@ -1,4 +1,7 @@
-"""A rewriting on a cluster, and the same on this machine: python run.py FOLDER NOTES PROBLEMS WORKERS [DELAY [POISON [FAILING]]]."""
+"""A rewriting on a cluster, and the same on this machine.
+
+python run.py FOLDER NOTES PROBLEMS WORKERS [DELAY [POISON [FAILING]]]
+"""
 
 import json
 import sys
@@ -9,7 +12,7 @@ from scripts import here, loaded, problems
 from team import Scripted
 
 from retell.cluster import Cluster, Crew
-from retell.drawing import Task, starter
+from retell.drawing import Task
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
