@@ -22,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from retell.records import Problem
-from retell.tables import TableWriter, count_rows, read_batches, read_slice
+from retell.tables import ROWS, TableWriter, count_rows, read_batches, read_slice
 
 SCHEMA = pa.schema(
     [
@@ -26,6 +26,10 @@ class ProblemTable(Sequence[Problem]):
         self._path = path
         self.chosen = chosen if chosen is not None else np.arange(count_rows(path))
         """Their places in the table."""
+        self._group, self._rows = -1, list[dict[str, Any]]()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, NDArray[np.int64]]]:
+        return type(self), (self._path, self.chosen)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -46,19 +50,21 @@ class ProblemTable(Sequence[Problem]):
     def __getitem__(self, place: int | slice) -> "Problem | ProblemTable":
         if isinstance(place, slice):
             return type(self)(self._path, self.chosen[place])
-        return _problem(read_slice(self._path, int(self.chosen[place]), 1)[0])
+        return _problem(self._row(int(self.chosen[place])))
+
+    def part(self, start: int, count: int) -> list[Problem]:
+        """So many problems from place ``start`` on; asked for in their order, each row group is read once."""
+        return [_problem(self._row(int(row))) for row in self.chosen[start : start + count]]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        group, place = divmod(number, ROWS)
+        if group != self._group:
+            self._group, self._rows = group, read_slice(self._path, group * ROWS, ROWS)
+        return self._rows[place]
 
     def where(self, keep: Sequence[bool]) -> Self:
         """Those that ``keep`` says."""
         return type(self)(self._path, self.chosen[np.asarray(keep, dtype=bool)])
-
-    def part(self, start: int, count: int) -> list[Problem]:
-        """So many problems from place ``start`` on, read at once."""
-        chosen = self.chosen[start : start + count]
-        if not len(chosen):
-            return []
-        rows = read_slice(self._path, int(chosen[0]), int(chosen[-1] - chosen[0]) + 1)
-        return [_problem(rows[row - chosen[0]]) for row in chosen]
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
