@@ -11,7 +11,8 @@ ROOT = Path(retell.__file__).parent
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses"),
     ("records", "plugins", "schedule", "processes", "tables", "dryrun.footprint"),
-    ("recipe", "methods", "card", "journal", "shards", "problemtable", "leaks", "meter", "progress", "paired", "paper",
+    ("recipe", "methods", "card", "journal", "shards", "problemtable", "trainrows",
+     "leaks", "meter", "progress", "paired", "paper",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "store", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
     ("prompts", "logprobs", "benchmarks", "plots", "graders.values"),

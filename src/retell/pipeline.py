@@ -53,14 +53,16 @@ from retell.problemtable import placed
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter
 from retell.recipe import Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
-from retell.records import Problem, Rung, Sample, TrainRow
+from retell.records import Problem, Rung, Sample
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
 from retell.report import tables, write_report
 from retell.rewrite import reject_untrainable, rewrite
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.store import open_store
+from retell.tables import read_rows as table_rows
 from retell.tokens import ChatTokenizer
+from retell.trainrows import TrainRows
 
 Summary = dict[str, Any]
 
@@ -277,7 +279,7 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
             else:
                 rows, rejected = _rows(recipe, folder, training, policy.tokenizer, prompter)
                 rows_from = source_of(rows)
-                check_rows(method, {row.id: row for row in rows})
+                check_rows(method, rows)
             model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
             facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
             facts |= {name: str(value) for name, value in _changed(recipe.train) if name not in passing}
@@ -390,7 +392,7 @@ def _changed(section: Section) -> list[tuple[str, object]]:
 
 def _rows(
     recipe: Recipe, folder: RunFolder, training: Run, tokenizer: ChatTokenizer, prompter: Prompter
-) -> tuple[list[TrainRow], dict[str, int]]:
+) -> tuple[TrainRows, dict[str, int]]:
     """Rows to train on, and how many were rejected by reason."""
     if training.mix in KEPT:
         return mix_ids(training.mix, _rewritten(folder), tokenizer, recipe.data.max_length)
@@ -579,12 +581,9 @@ def _rewritten_path(folder: RunFolder) -> Path:
     return path
 
 
-def _rewritten(folder: RunFolder) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
+def _rewritten(folder: RunFolder) -> Iterator[dict[str, Any]]:
     columns = ["id", "rung", "solution", "messages", "response_token_ids", "behaviour_logprobs"]
-    rows: list[dict[str, Any]] = pq.read_table(_rewritten_path(folder), columns=columns).to_pylist()
-    return rows
+    return table_rows(_rewritten_path(folder), columns)
 
 
 def _digest_of(path: Path) -> str:

@@ -30,7 +30,7 @@ class Loaded:
 
 
 def load_problems(data: Data, *, needs_solution: bool = True, spool: Path | None = None) -> Loaded:
-    """Reads problems from a file, a folder of files or a hub dataset; with ``spool`` they are kept there, not in memory.
+    """Reads problems from a file, a folder of files or a hub dataset; with ``spool`` they are kept there.
 
     The gold is ``answer_field``, or else ``answer_raw``, else ``answer``, else the solution's last box or ``####``. Ids
     that repeat, given or derived, are made distinct. Benchmarks need no solution.
