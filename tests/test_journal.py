@@ -1,8 +1,10 @@
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retell.errors import StorageError
-from retell.journal import Journal
+from retell.journal import Journal, Marks, graded_by
 from retell.records import Completion, Sample, Verdict
 
 TOKENS = st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
@@ -164,3 +166,88 @@ def test_a_broken_file_is_a_storage_error_that_names_it(tmp_path: Path, content:
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"nowhere/journal\.sqlite"):
         Journal(tmp_path / "nowhere" / "journal.sqlite")
+
+
+def test_reading_beside_a_writer_sees_what_is_committed_and_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with Journal(path, readonly=True) as reader:
+        assert reader.samples(["a"]) == {}
+        assert list(tmp_path.iterdir()) == []
+        with Journal(path) as writer:
+            writer.add_samples([sample("a")])
+            there = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+            assert reader.samples(["a"]) == {"a": sample("a")}
+            writer.add_samples([sample("b")])
+            assert reader.rungs() == {"self": 2}
+            assert there.keys() == {file.name for file in tmp_path.iterdir()}
+        assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"], "the writer could not clean up"
+        written = path.stat()
+        assert reader.samples(["b"]).keys() == {"b"}
+        assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
+        assert path.stat() == written
+
+
+def test_reading_works_from_another_thread(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite") as writer:
+        writer.add_samples([sample("a")])
+        with Journal(tmp_path / "journal.sqlite", readonly=True) as reader, ThreadPoolExecutor(1) as pool:
+            assert pool.submit(reader.samples, ["a"]).result().keys() == {"a"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root can")
+def test_reading_works_in_a_folder_that_must_not_be_written(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp())
+    with Journal(folder / "journal.sqlite") as writer:
+        writer.add_samples([sample("a")])
+    folder.chmod(0o755)
+    read = f"""
+import os
+os.setuid(65534)
+assert not os.access({str(folder)!r}, os.W_OK)
+from pathlib import Path
+from retell.journal import Journal
+print(*Journal(Path({str(folder / "journal.sqlite")!r}), readonly=True).samples(["a"]))
+"""
+    code = f"from retell.journal import Journal\n{read}"  # what another user could not import is imported before
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    shutil.rmtree(folder)
+    assert (done.stdout, done.stderr) == ("a\n", "")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_can_be_added_to_what_is_only_read(there: bool, tmp_path: Path) -> None:
+    if there:
+        with Journal(tmp_path / "journal.sqlite") as writer:
+            writer.add_samples([sample("a")])
+    with Journal(tmp_path / "journal.sqlite", readonly=True) as reader, pytest.raises(StorageError, match="readonly"):
+        reader.add_samples([sample("b")])
+
+
+def test_problems_are_found_by_the_verdicts_of_one_grader(tmp_path: Path) -> None:
+    samples = [Sample(f"{p}{n}", p, "self", 0, n, Completion("x", None, None, "stop")) for p in "pqr" for n in range(2)]
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.add_samples(samples)
+        lost, found = Verdict("undecided", None, "time"), Verdict("wrong", "1", "no")
+        journal.add_verdicts([("p0", graded_by("g", "1"), lost), ("p1", graded_by("g", "2"), lost)])
+        journal.add_verdicts([("q0", graded_by("g", "1"), lost), ("q1", graded_by("g", "1"), found)])
+        journal.add_verdicts([("r0", graded_by("g2", "1"), lost), ("q1", graded_by("gg", "1"), lost)])
+        assert journal.judged("undecided", "g") == {"p": 2, "q": 1}
+        assert journal.judged("wrong", "g") == {"q": 1}
+        assert journal.judged("correct", "g") == {}
+
+
+def test_marks_are_of_their_plan_and_can_be_taken_back(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        marks = Marks(journal)
+        for number in range(1201):
+            marks.mark("a", f"p{number}")
+        assert len(Marks(journal).done("a")) == 1000, "marks are written some at a time"
+        marks.flush()
+        marks.mark("b", "p0")
+        marks.flush()
+        marks.flush()
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        marks = Marks(journal)
+        assert marks.done("a") == {f"p{number}" for number in range(1201)}
+        marks.unmark("a", [f"p{number}" for number in range(1, 1201)])
+        assert (marks.done("a"), marks.done("b"), marks.done("c")) == ({"p0"}, {"p0"}, set())

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from retell.errors import StorageError
 from retell.hashing import digest
-from retell.records import Completion, Sample, Verdict
+from retell.records import Completion, Outcome, Sample, Verdict
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -37,18 +37,16 @@ class Journal:
 
     A request that failed is no sample: why it failed is not kept. What is added is committed before the call returns,
     so that a killed process loses nothing that was added. What was stored is never replaced: a second sample under
-    the same key is ignored. ``readonly`` is for whoever reads beside the one who writes; what is not there is empty.
+    the same key is ignored. ``readonly`` is for whoever reads beside the command that writes, from any thread: nothing
+    is created or changed, and what is not there is empty.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self._path = path
+        self._db: sqlite3.Connection | None = None
+        if readonly:
+            return
         with self._guarded():
-            if readonly:
-                there = f"{path.resolve().as_uri()}?mode=ro" if path.is_file() else "file::memory:"
-                self._db = sqlite3.connect(there, uri=True, isolation_level=None)
-                if not path.is_file():
-                    self._db.executescript(_SCHEMA)
-                return
             self._db = sqlite3.connect(path, isolation_level=None)
             # A killed process loses nothing in either mode; in WAL a commit need not wait for the disk.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -59,7 +57,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        if self._db:
+            self._db.close()
 
     def samples(self, keys: Sequence[str]) -> dict[str, Sample]:
         """The stored samples among ``keys``."""
@@ -67,16 +66,16 @@ class Journal:
 
     def rungs(self) -> dict[str, int]:
         """How many samples are stored of each rung or benchmark."""
-        with self._guarded():
-            return dict(self._db.execute("SELECT rung, COUNT(*) FROM samples GROUP BY rung ORDER BY rung").fetchall())
+        with self._guarded() as db:
+            return dict(db.execute("SELECT rung, COUNT(*) FROM samples GROUP BY rung ORDER BY rung").fetchall())
 
     def pages(self, rungs: Sequence[str]) -> Iterator[list[Sample]]:
         """The stored samples of some rungs or benchmarks, some hundred at a time, in the order of the keys."""
         query = f"{_SAMPLE} WHERE key > ? AND rung IN ({','.join('?' * len(rungs))}) ORDER BY key LIMIT {_MANY}"
         last = ""
         while True:
-            with self._guarded():
-                rows = self._db.execute(query, (last, *rungs)).fetchall()
+            with self._guarded() as db:
+                rows = db.execute(query, (last, *rungs)).fetchall()
             if not rows:
                 return
             last = rows[-1][0]
@@ -92,6 +91,17 @@ class Journal:
         query = "SELECT sample, grader, outcome, extracted, reason FROM verdicts WHERE sample IN"
         return {(row[0], row[1]): Verdict(*row[2:]) for row in self._select(query, keys)}
 
+    def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
+        """The problems that have samples which a grader judged so, whatever the gold, and how many. It reads all
+        verdicts: with millions of them that takes seconds.
+        """
+        query = (  # a cross join looks samples up by their keys, and does not read them all
+            "SELECT problem, COUNT(*) FROM verdicts CROSS JOIN samples ON key = sample "
+            "WHERE outcome = ? AND substr(grader, 1, ?) = ? GROUP BY problem"
+        )
+        with self._guarded() as db:
+            return dict(db.execute(query, (outcome, len(grader) + 1, f"{grader}#")).fetchall())
+
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Stores samples; they are durable when this returns."""
         self._insert("samples", 10, (_columns(sample) for sample in samples))
@@ -102,39 +112,65 @@ class Journal:
 
     def marked(self, plan: str) -> set[str]:
         """The jobs that are marked as done under a plan."""
-        with self._guarded():
-            return {job for (job,) in self._db.execute("SELECT job FROM done WHERE plan = ?", (plan,))}
+        with self._guarded() as db:
+            return {job for (job,) in db.execute("SELECT job FROM done WHERE plan = ?", (plan,))}
 
     def add_marks(self, marks: Iterable[tuple[str, str]]) -> None:
         """Marks (plan, job) as done."""
         self._insert("done", 2, marks)
 
+    def remove_marks(self, marks: Iterable[tuple[str, str]]) -> None:
+        """Unmarks (plan, job)."""
+        self._change("DELETE FROM done WHERE plan = ? AND job = ?", marks)
+
     def _select(self, query: str, keys: Sequence[str], *first: str) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _MANY):
             part = keys[start : start + _MANY]
-            with self._guarded():
-                yield from self._db.execute(f"{query} ({','.join('?' * len(part))})", (*first, *part)).fetchall()
+            with self._guarded() as db:
+                rows = db.execute(f"{query} ({','.join('?' * len(part))})", (*first, *part)).fetchall()
+            yield from rows
 
     def _insert(self, table: str, width: int, rows: Iterable[tuple[Any, ...]]) -> None:
-        with self._guarded():
-            self._db.execute("BEGIN")
+        self._change(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
+
+    def _change(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        with self._guarded() as db:
+            db.execute("BEGIN")
             try:
-                self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
-                self._db.execute("COMMIT")
+                db.executemany(statement, rows)
+                db.execute("COMMIT")
             except BaseException:
                 # A full disk may have rolled back already; the first error is the one to report.
                 with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
+                    db.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield
+            if self._db:
+                yield self._db
+            else:
+                with contextlib.closing(_reading(self._path)) as db:
+                    yield db
         except sqlite3.Error as error:
             raise StorageError(
                 f"the journal {self._path} cannot be used: {error}; what was stored is kept: mend it and start again"
             ) from error
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection for a single query, which leaves nothing behind: one that stays open would keep the writer from
+    putting its write-ahead log away.
+    """
+    if not path.is_file():
+        db = sqlite3.connect(":memory:")
+        db.executescript(f"{_SCHEMA}PRAGMA query_only=1;")
+        return db
+    log = path.with_name(f"{path.name}-wal")
+    # Without a log nobody writes, and SQLite need not coordinate, which a folder that is read-only would not let it.
+    how = "mode=ro" if log.is_file() and log.stat().st_size else "immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None)
 
 
 def _columns(sample: Sample) -> tuple[Any, ...]:
@@ -182,3 +218,7 @@ class Marks:
         """Writes what was noted."""
         self._journal.add_marks(self._unwritten)
         self._unwritten = []
+
+    def unmark(self, plan: str, jobs: Iterable[str]) -> None:
+        """Takes marks back: of jobs whose samples are not there after all."""
+        self._journal.remove_marks((plan, job) for job in jobs)
