@@ -32,7 +32,7 @@ FLOORS = (
     ("rewrite", "evaluate", "gap", "train", "report", "grade", "regrade", "online",
      "checks.base"),
     ("drawing", "leases"),
-    ("worker",),
+    ("worker", "connection"),
     ("cluster",),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -329,10 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complete(given: Sequence[str]) -> list[str]:
     """The arguments, a bare --ray with the address that it stands for."""
-    following = [*given[1:], "--"]
     return [
         f"{word}=auto" if _BARE_RAY.fullmatch(word) and after.startswith("-") else word
-        for word, after in zip(given, following, strict=True)
+        for word, after in pairwise([*given, "--"])
     ]
 
 

@@ -4,39 +4,36 @@ Ray starts the actors and tells when one is lost; who draws what is up to `retel
 worker has written. Ray Data is not used: it tries a block that kills its worker for ever.
 """
 
-import json
+import contextlib
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self, TypeVar
 
+from retell.connection import connected, fate, team
 from retell.drawing import Task, Work, open_work
-from retell.errors import (
-    BudgetError,
-    EngineError,
-    MissingExtraError,
-    RecipeError,
-    RetellError,
-    StorageError,
-    first_line,
-)
-from retell.executor import Job, settle
+from retell.errors import BudgetError, EngineError, RequestError, RetellError, StorageError
+from retell.executor import Failed, Job, failures, settle, watched
 from retell.graders.pool import GraderPool
+from retell.journal import Journal
 from retell.leases import Blocks, Lease, Leases, Report, Standing
 from retell.meter import Budget, Meter
-from retell.shards import blocks_done
+from retell.runfolder import RunFolder
+from retell.shards import blocks_done, undo_blocks
 from retell.store import open_store
 from retell.worker import Worker
 
 T = TypeVar("T")
-AUTO = "auto"
-"""The address that stands for the cluster that is there, or else for one on this machine alone."""
 _LOOK_SECONDS = 0.5
-_ABOUT = "about.json"
+_PATIENCE_SECONDS = 20.0
+"""How long no worker may be open before somebody is told, and again told."""
+_SEEN_SECONDS = 90.0
+"""How long a file that another machine has written may take to be seen here: NFS looks again after a minute."""
+_SHY = 4
+"""Workers that may be lost while they are opened, beside one for each that there is to be, before any has been open."""
 
 
 class Cluster:
@@ -49,7 +46,7 @@ class Cluster:
     draws = True
 
     def __init__(
-        self, crew: "Crew | None", task: Task, blocks: Blocks, plan: str, graders: GraderPool, folder: Path
+        self, crew: "Crew | None", task: Task, blocks: Blocks, plan: str, graders: GraderPool, folder: RunFolder
     ) -> None:
         self.faults: Counter[str] = Counter()
         self._crew = crew
@@ -57,30 +54,43 @@ class Cluster:
         self._blocks = blocks
         self._graders = graders
         self._plan = plan
-        self._folder = folder
-        self._failed: dict[str, str] = {}
+        self._folder = folder.path
+        self._samples = folder.path / "samples"
+        self._failed: Failed = {}
         self._meter = Meter()
-        about = folder / "samples" / plan / _ABOUT
         if crew:
-            about.parent.mkdir(parents=True, exist_ok=True)
-            about.write_text(json.dumps({"context": crew.context}), encoding="utf-8")
-        self.context: int | None = json.loads(about.read_text(encoding="utf-8"))["context"]
+            folder.write_json(_about(plan), {"context": crew.context})
+        self.context: int | None = (folder.read_json(_about(plan)) or {}).get("context")
 
     def draw(self, jobs: Iterable[Job[T]], note: Callable[[T], None]) -> Iterator[int]:
         """See `retell.executor.Executor.draw`; the jobs are those of the blocks, and what they come to is not told."""
         if self._crew is None:
             yield len(self._blocks.problems)
             return
+        # What a killed start has left in the write-ahead log goes into the file: machines can share nothing else of it.
+        with Journal(self._folder / "journal.sqlite"):
+            pass
+        written: list[str] = []
         for standing in self._crew.work(self._blocks, self._plan):
             self._meter = standing.meter
             self.faults = Counter(standing.faults)
-            self._failed = standing.failed
+            self._failed, written = standing.failed, standing.files
             yield standing.done
+        _await_files(self._samples / self._plan, written)
 
     def settle(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
-        """See `retell.executor.Executor.settle`."""
-        with open_store(self._folder) as store:
-            yield from settle(jobs, self._failed, self._graders, store, self._task.stream)
+        """See `retell.executor.Executor.settle`; a block that was done, and rested on samples that are not there any
+        more, is not done.
+        """
+        lacking: set[int] = set()
+        try:
+            with open_store(self._folder) as store:
+                ones = settle(map(watched, jobs), self._failed, self._graders, store, self._task.stream)
+                for number, one in enumerate(ones):
+                    lacking |= {number // self._blocks.size} if failures(one.attempts) else set()
+                    yield one.result
+        finally:
+            undo_blocks(self._samples, self._plan, lacking)
 
     def figures(self) -> Mapping[str, str]:
         """What the workers have drawn, and how many there are."""
@@ -91,10 +101,10 @@ class Cluster:
         return self._meter.seconds_left(done, total)
 
 
-def drawn_before(folder: Path, blocks: Blocks, plan: str) -> bool:
+def drawn_before(folder: RunFolder, blocks: Blocks, plan: str) -> bool:
     """Whether workers have drawn all blocks of a plan in a run folder."""
-    samples = folder / "samples"
-    return len(blocks_done(samples, plan)) == len(blocks) and (samples / plan / _ABOUT).is_file()
+    done = blocks_done(folder.path / "samples", plan)
+    return len(done) == len(blocks) and folder.read_json(_about(plan)) is not None
 
 
 class Crew:
@@ -103,13 +113,15 @@ class Crew:
     def __init__(
         self, task: Task, folder: Path, note: Callable[[str], None], opener: Callable[[Task], Work] = open_work
     ) -> None:
-        assert task.settings.ray
-        self._ray = _connected(task.settings.ray)
         self._task = task
         self._opener = opener
         self._folder = folder.resolve()
         self._note = note
+        self._held = contextlib.ExitStack()
         self._hired = 0
+        self._lost_opening = 0
+        self._told = time.monotonic()
+        self._placing: dict[str, Any] = {}
         self._idle: dict[str, Any] = {}
         self._opening: dict[Any, tuple[str, Any]] = {}
         self._working: dict[Any, tuple[str, Any]] = {}
@@ -118,22 +130,21 @@ class Crew:
         self.context: int | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._wanted, demands = _team(self._ray, self._task)
-            self._hiring = self._ray.remote(**demands)(_Actor)
-            for _ in range(self._wanted):
+        assert self._task.settings.ray
+        with contextlib.ExitStack() as held:
+            self._ray = held.enter_context(connected(self._task.settings.ray))
+            held.callback(self._dismiss)
+            self._team = team(self._ray, self._task)
+            self._hiring = self._ray.remote(num_cpus=self._team.cpus, num_gpus=self._team.gpus, max_restarts=0)(_Actor)
+            for _ in range(self._team.workers):
                 self._hire()
             while not self._ever_open:
-                self._look(None)
-        except BaseException:
-            self.__exit__()
-            raise
+                self._look()
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _name, actor in (*self._idle.items(), *self._opening.values(), *self._working.values()):
-            self._ray.kill(actor)
-        self._ray.shutdown()
+        self._held.close()
 
     @property
     def size(self) -> int:
@@ -144,7 +155,7 @@ class Crew:
         """Keeps all workers busy until every block is done; yields where it stands now and then.
 
         Raises:
-            EngineError: one worker after the other is lost.
+            EngineError: one worker after the other is lost, or Ray fails.
             BudgetError: a budget is used up; what was lent has been drawn.
             StorageError: a worker cannot write.
         """
@@ -153,10 +164,10 @@ class Crew:
         desk = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Leases)
         done = blocks_done(self._folder / "samples", plan)
         budget = Budget(settings.max_tokens_total, settings.max_hours)
-        self._leases = desk.remote(blocks, done, budget, self._wanted)
-        self._ray.get(self._leases.begin.remote())
+        self._leases = desk.remote(blocks, done, budget, self._team.workers)
+        self._ask(self._leases.begin.remote())
         while True:
-            standing: Standing = self._ray.get(self._leases.standing.remote())
+            standing: Standing = self._ask(self._leases.standing.remote())
             yield standing
             if standing.broken:
                 raise EngineError(f"one worker after the other is lost: {standing.broken}; what was drawn is stored")
@@ -167,21 +178,38 @@ class Crew:
             while standing.waiting and self._idle:
                 name, actor = self._idle.popitem()
                 self._working[actor.run.remote(plan, self._leases)] = name, actor
-            self._look(_LOOK_SECONDS)
+            self._look()
+
+    def _ask(self, reference: Any) -> Any:
+        """What the leases answer.
+
+        Raises:
+            EngineError: they are gone.
+        """
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            raise EngineError(f"Ray has failed here: {fate(error)}; what was drawn is stored: start again") from error
 
     def _hire(self) -> None:
         self._hired += 1
         name = f"worker {self._hired}"
-        actor = self._hiring.remote(name, self._task, self._folder, self._opener)
+        actor = self._hiring.remote(name, self._task, self._folder, self._opener, Path.cwd())
+        self._placing[name] = actor.place.remote()
         self._opening[actor.open.remote()] = name, actor
 
-    def _look(self, seconds: float | None) -> None:
-        """Waits for a worker to be open, to have nothing to do or to be lost."""
+    def _dismiss(self) -> None:
+        for _name, actor in (*self._idle.items(), *self._opening.values(), *self._working.values()):
+            with contextlib.suppress(Exception):  # of a cluster that is gone
+                self._ray.kill(actor)
+
+    def _look(self) -> None:
+        """Waits a moment for a worker to be open, to have nothing to do or to be lost."""
         pending = [*self._opening, *self._working]
         if not pending:
-            time.sleep(seconds or 0)
+            time.sleep(_LOOK_SECONDS)
             return
-        for reference in self._ray.wait(pending, timeout=seconds)[0]:
+        for reference in self._ray.wait(pending, timeout=_LOOK_SECONDS)[0]:
             opening = reference in self._opening
             name, actor = (self._opening if opening else self._working).pop(reference)
             try:
@@ -192,37 +220,69 @@ class Crew:
             self._idle[name] = actor
             if opening:
                 self._ever_open, self.context = True, answer
+        self._tell_of_waiting()
+
+    def _tell_of_waiting(self) -> None:
+        """Says now and then that no worker is open, and why."""
+        now = time.monotonic()
+        if self.size:
+            self._told = now
+        if now - self._told < _PATIENCE_SECONDS:
+            return
+        self._told = now
+        placing = [self._placing[name] for name, _ in self._opening.values()]
+        without = len(self._ray.wait(placing, num_returns=len(placing), timeout=0)[1])
+        free = self._ray.available_resources()
+        room = (
+            f"{without} of them wait for room in the cluster, {self._team} each; it has {free.get('CPU', 0):g} CPU and "
+        )
+        room += f"{free.get('GPU', 0):g} GPU free"
+        said = room if without else "their engines are being opened"
+        self._note(f"no worker is open yet of {len(placing)}: {said}")
 
     def _lose(self, name: str, actor: Any, error: Exception, *, opening: bool) -> None:
         """Replaces a worker that is no more, or cannot go on.
 
         Raises:
             RetellError: another worker would meet the same.
+            EngineError: none has ever been open, and so many could not be opened.
         """
         cause = getattr(error, "cause", None) or error
-        if isinstance(cause, StorageError) or (isinstance(cause, RetellError) and opening and not self._ever_open):
+        first = opening and not self._ever_open
+        if isinstance(cause, StorageError | RequestError) or (isinstance(cause, RetellError) and first):
             raise cause
-        why = str(cause) if isinstance(cause, RetellError) else _why(error)
+        why = str(cause) if isinstance(cause, RetellError) else fate(error)
         self._note(f"{name} is lost: {why}")
-        self._ray.kill(actor)
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.kill(actor)
+        del self._placing[name]
+        self._lost_opening += first
+        if self._lost_opening > self._team.workers + _SHY:
+            raise EngineError(f"no worker opens: {why}")
         if self._leases is not None:
-            self._ray.get(self._leases.lost.remote(name, why))
+            self._ask(self._leases.lost.remote(name, why))
         self._hire()
 
 
 class _Actor:
     """A worker in a process of its own."""
 
-    def __init__(self, name: str, task: Task, folder: Path, opener: Callable[[Task], Work]) -> None:
+    def __init__(self, name: str, task: Task, folder: Path, opener: Callable[[Task], Work], here: Path) -> None:
         self._opener = opener
+        self._here = here
         self._name = name
         self._task = task
         self._folder = folder
         self._work: Work | None = None
         self._graders: GraderPool | None = None
 
+    def place(self) -> None:
+        """Answers as soon as it has a place."""
+
     def open(self) -> int | None:
         """Opens engine and grader; the context of the engine."""
+        if self._here.is_dir():
+            os.chdir(self._here)  # paths, and somebody's own grader, are looked for where the command was given
         if not self._folder.is_dir():
             raise StorageError(
                 f"{self._folder} is not there on machine {os.uname().nodename}: put the run folder on storage that all "
@@ -261,54 +321,23 @@ class _Line:
         ray.get(self.leases.done.remote(number, report))
 
 
-def _connected(address: str) -> ModuleType:
-    """Ray, connected to a cluster.
+def _about(plan: str) -> str:
+    """The file that says of the samples of a plan what the engines had in common."""
+    return f"samples/{plan}/about.json"
+
+
+def _await_files(folder: Path, names: Iterable[str]) -> None:
+    """Waits until all files are seen that workers have written on other machines.
 
     Raises:
-        RequestError: it is not installed, or there is no such cluster, or it runs another version.
+        StorageError: they are not.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.util.scheduling_strategies
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "retell"}
-    if address != AUTO:
-        options["address"] = address
-    try:
-        ray.init(**options)
-    except Exception as error:
-        raise RecipeError(
-            f"cannot use the Ray cluster {address}: {first_line(error)}; is `ray start --head` running there, with Ray "
-            f"{ray.__version__} on every machine?"
-        ) from error
-    return ray
-
-
-def _team(ray: ModuleType, task: Task) -> tuple[int, dict[str, Any]]:
-    """How many workers there are to be, and what each takes of its machine.
-
-    Raises:
-        RequestError: the cluster has no room for a single one.
-    """
-    there: Mapping[str, float] = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    each = int(task.settings.engine_args.get("tensor_parallel_size", 1)) if task.settings.engine == "vllm" else 1
-    machines = sum(node["Alive"] for node in ray.nodes())
-    if gpus and task.settings.engine != "server":
-        if gpus < each:
-            raise RecipeError(f"a worker takes {each} GPUs (tensor_parallel_size), and the cluster has {gpus}")
-        return task.settings.workers or gpus // each, {"num_cpus": 1, "num_gpus": each, "max_restarts": 0}
-    return task.settings.workers or machines, {"num_cpus": 1, "num_gpus": 0, "max_restarts": 0}
-
-
-def _why(error: Exception) -> str:
-    """What became of an actor, in a line."""
-    text = str(error)
-    if "node" in text.lower() and "died" in text.lower():
-        return "its machine is gone"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    cause = getattr(error, "cause", None)
-    return f"{type(cause).__name__}: {first_line(cause)}" if cause else lines[0] if lines else type(error).__name__
+    missing = set(names)
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while missing := missing - set(os.listdir(folder)):
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"{len(missing)} files that workers have written are not in {folder}, such as {min(missing)}: put the "
+                "run folder on storage that all machines share"
+            )
+        time.sleep(_LOOK_SECONDS)

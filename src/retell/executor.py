@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from retell.engines.base import Batches, Engine, Source, Take
@@ -21,6 +22,8 @@ from retell.rollout import Ask, Plan, Stream, run_plans
 from retell.store import Store
 
 T = TypeVar("T")
+Failed = Mapping[str | tuple[str, str], str]
+"""Why requests failed, by their key, and why problems were given up, by (benchmark or "", id)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Here:
         self._stream = stream
         self._meter = meter
         self._plan = plan
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str | tuple[str, str], str] = {}
         self._passed = 0
 
     def draw(self, jobs: Iterable[Job[T]], note: Callable[[T], None]) -> Iterator[int]:
@@ -100,7 +103,7 @@ class Here:
         try:
             for one in run_plans(plans(), self._engine, self._graders, self._store, self._stream, self._meter):
                 failed = failures(one.attempts)
-                self._failed |= failed
+                self._failed.update(failed)
                 if not failed:
                     self._marks.mark(self._plan, one.name)
                 note(one.result)
@@ -112,8 +115,14 @@ class Here:
         yield done + self._passed
 
     def settle(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
-        """See `Executor.settle`."""
-        yield from settle(jobs, self._failed, self._graders, self._store, self._stream)
+        """See `Executor.settle`; a job that was done, and whose samples are not there any more, is not done."""
+        lacking: list[str] = []
+        try:
+            for one in settle(map(watched, jobs), self._failed, self._graders, self._store, self._stream):
+                lacking += [one.name] if failures(one.attempts) else []
+                yield one.result
+        finally:
+            self._marks.unmark(self._plan, lacking)
 
     def figures(self) -> Mapping[str, str]:
         """What the meter shows."""
@@ -146,15 +155,18 @@ def traced(job: Job[T]) -> Plan[Traced[T]]:
         return Traced(job.name, seen, end.value)
 
 
+def watched(job: Job[T]) -> Job[Traced[T]]:
+    """The job whose plan is `traced`."""
+    return Job(job.name, partial(traced, job))
+
+
 def failures(attempts: Iterable[Attempt]) -> dict[str, str]:
     """By key, why requests failed."""
     return {a.sample.key: a.sample.completion.error or "" for a in attempts if not a.drawn}
 
 
-def settle(
-    jobs: Iterable[Job[T]], failed: Mapping[str, str], graders: GraderPool, store: Store, stream: Stream
-) -> Iterator[T]:
-    """Plays jobs from the store, in their order; ``failed`` says by key or by problem why something is not there."""
+def settle(jobs: Iterable[Job[T]], failed: Failed, graders: GraderPool, store: Store, stream: Stream) -> Iterator[T]:
+    """Plays jobs from the store, in their order; ``failed`` says why something is not there."""
 
     def plan(number: int, job: Job[T]) -> Plan[tuple[int, T]]:
         result = yield from job.start()
@@ -176,7 +188,7 @@ class _Stored:
     draws = True
     context: int | None = None
 
-    def __init__(self, failed: Mapping[str, str]) -> None:
+    def __init__(self, failed: Failed) -> None:
         self.faults: Counter[str] = Counter()
         self._failed = failed
 
@@ -185,7 +197,11 @@ class _Stored:
         while requests := take(1, True):
             answers = []
             for request in requests:
-                why = self._failed.get(request.key) or self._failed.get(request.problem) or "it was not drawn"
+                places = (request.key, (request.rung, request.problem), ("", request.problem))
+                why = next(
+                    (self._failed[place] for place in places if place in self._failed),
+                    "what an earlier start drew is not there any more",
+                )
                 # Lasting: that these fail in a row says nothing of an engine.
                 answers.append((request, Completion("", None, None, "error", error=why, lasting=True)))
             yield answers

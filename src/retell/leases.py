@@ -80,9 +80,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a lease came to: why requests failed, by key, and counts of what was drawn for it."""
+    """What a lease came to: why requests failed, by key, the file that was written, and counts of what was drawn."""
 
     failed: dict[str, str]
+    file: str | None
     drawn: int
     found: int
     tokens: int
@@ -94,7 +95,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the drawing stands."""
+    """Where the drawing stands; what failed and what was written is told once it is ``finished``."""
 
     done: int
     waiting: bool
@@ -103,7 +104,8 @@ class Standing:
     spent: str | None
     meter: Meter
     faults: dict[str, int]
-    failed: dict[str, str]
+    failed: dict[str | tuple[str, str], str]
+    files: list[str]
 
 
 @dataclass(slots=True)
@@ -115,9 +117,10 @@ class _Out:
 class Leases:
     """Lends pieces to workers until all are done.
 
-    A worker takes the next piece before it is done with the last, so that its engine never runs dry. Where a worker is
+    A worker takes the next piece before it is done with the last, so that its engine never runs dry; but never more
+    than its share of what is left, so that near the end one does not hold what another could draw. Where a worker is
     lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that has cost two
-    workers alone is given up: ``failed`` says why, under its id.
+    workers alone is given up: ``failed`` says why.
     """
 
     def __init__(self, blocks: Blocks, done: Iterable[int], budget: Budget, workers: int) -> None:
@@ -125,26 +128,37 @@ class Leases:
         self._fresh = deque(sorted(set(range(len(blocks))) - set(done)))
         self._again: deque[Piece] = deque()
         self._out: dict[int, _Out] = {}
+        self._gone: set[str] = set()
         self._numbers = 0
+        self._workers = workers
         self._patience = _LOST_IN_A_ROW + workers
         self._lost_in_a_row = 0
         self._broken: str | None = None
         self._meter = Meter(budget)
         self._faults: Counter[str] = Counter()
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str | tuple[str, str], str] = {}
+        self._files: list[str] = []
         self._done = len(blocks.problems) - sum(self._size(block) for block in self._fresh)
 
     def next(self, worker: str) -> Lease | None:
-        """Lends a piece, if the worker may have one now; without any it should finish what it has, and ask again."""
+        """Lends a piece, if the worker may have one now; without any it should finish what it has, and ask again.
+
+        One that was thought lost, and is not, gets nothing any more.
+        """
         held = [out.piece for out in self._out.values() if out.worker == worker]
-        if self._broken or self._meter.spent() or any(piece.alone for piece in held):
+        if self._broken or self._meter.spent() or worker in self._gone or any(piece.alone for piece in held):
             return None
         if self._again and not held:
             return self._lend(worker, self._again.popleft())
-        if self._fresh:
+        if self._fresh and not (held and self._has_its_share(held)):
             block = self._fresh.popleft()
             return self._lend(worker, Piece(block, 0, self._size(block)))
         return None
+
+    def _has_its_share(self, held: Sequence[Piece]) -> bool:
+        left = len(self._blocks.problems) - self._done
+        more = sum(piece.size for piece in held) + self._size(self._fresh[0])
+        return more * self._workers > left
 
     def done(self, number: int, report: Report) -> None:
         """Takes a lease back that is done; one that is not out any more, because its worker was thought lost, is not
@@ -155,7 +169,8 @@ class Leases:
             return
         self._lost_in_a_row = 0
         self._done += out.piece.size
-        self._failed |= report.failed
+        self._failed.update(report.failed)
+        self._files += [report.file] if report.file else []
         self._faults.update(report.faults)
         meter = self._meter
         meter.failed += len(report.failed)
@@ -168,6 +183,9 @@ class Leases:
 
     def lost(self, worker: str, why: str) -> None:
         """Takes back what a worker had that is no more, and prepares to lend it again."""
+        if worker in self._gone:
+            return
+        self._gone.add(worker)
         self._lost_in_a_row += 1
         if self._lost_in_a_row > self._patience:
             self._broken = why
@@ -187,6 +205,7 @@ class Leases:
             self._meter,
             dict(self._faults),
             dict(self._failed) if finished else {},
+            list(self._files) if finished else [],
         )
 
     def _retry(self, piece: Piece, why: str) -> None:
@@ -199,8 +218,8 @@ class Leases:
         elif piece.tries + 1 < _TRIES:
             self._again.append(Piece(piece.block, piece.start, piece.end, alone=True, tries=piece.tries + 1))
         else:
-            ((_, problem),) = self._items(piece)
-            self._failed[problem.id] = f"{_TRIES} workers were lost while they drew it alone: {why}"
+            ((benchmark, problem),) = self._items(piece)
+            self._failed[benchmark, problem.id] = f"{_TRIES} workers were lost while they drew it alone: {why}"
             self._done += 1
 
     def _lend(self, worker: str, piece: Piece) -> Lease:

@@ -171,7 +171,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
         task, plan = Task("rewrite", recipe, recipe.policy, drawn_by), digest(inputs)
 
         def work(drawer: Engine | Crew | None) -> Summary:
-            problems = placed(loaded.problems, folder.path / "problems.parquet")
+            problems = placed(loaded.problems, folder.path.resolve() / "problems.parquet")
             blocks = Blocks(problems, REWRITE_BLOCK)
             with _executor(drawer, task, blocks, plan, grader, folder) as (executor, _):
                 ladder = Ladder(settings, prompter, executor, drawn_by, recipe.data.max_length)
@@ -494,7 +494,7 @@ def _drawer(
     if settings.ray is None:
         with closing(open_engine_of(settings, policy, problems, task.model)) as engine:
             yield engine
-    elif not folder.restarting and drawn_before(folder.path, Blocks(problems, size), plan):
+    elif not folder.restarting and drawn_before(folder, Blocks(problems, size), plan):
         yield None
     else:
         with Crew(task, folder.path, lambda line: print(line, file=sys.stderr)) as crew:
@@ -509,7 +509,7 @@ def _executor(
     settings = task.settings
     with GraderPool(grader, settings.grader_workers) as graders:
         if drawer is None or isinstance(drawer, Crew):
-            yield Cluster(drawer, task, blocks, plan, graders, folder.path), graders
+            yield Cluster(drawer, task, blocks, plan, graders, folder), graders
             return
         meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
         with _journal(folder) as journal, open_store(folder.path) as store:

@@ -210,7 +210,7 @@ def _problem(where: str, row: dict[str, Any] | Reject, data: Data, needs_solutio
         answer=answer,
         solution=solution,
         source=_text(row.get("source")),
-        candidates=tuple(candidates) if candidates is not None else None,
+        candidates=tuple(map(_valid, candidates)) if candidates is not None else None,
     )
 
 
@@ -237,8 +237,12 @@ def _text(value: Any) -> str:
         return "" if value != value else str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # A lone surrogate is valid JSON and no valid text: it could be neither stored nor tokenised.
-    return value.encode("utf-8", "replace").decode().strip() if isinstance(value, str) else ""
+    return _valid(value).strip() if isinstance(value, str) else ""
+
+
+def _valid(text: str) -> str:
+    """A lone surrogate is valid JSON and no valid text: it could be neither stored nor tokenised."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _distinct(problem: Problem, taken: Counter[str]) -> Problem:

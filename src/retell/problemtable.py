@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from retell.errors import StorageError, first_line
 from retell.records import Problem
 from retell.tables import ROWS, TableWriter, count_rows, read_batches, read_slice
 
@@ -68,11 +69,19 @@ class ProblemTable(Sequence[Problem]):
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Writes them as they come, none being held."""
-    with TableWriter(path, SCHEMA) as table:
-        for problem in problems:
-            row = {name: getattr(problem, name) for name in SCHEMA.names}
-            table.add(row | {"candidates": list(problem.candidates) if problem.candidates is not None else None})
+    """Writes them as they come, none being held.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    try:
+        with TableWriter(path, SCHEMA) as table:
+            for problem in problems:
+                row = {name: getattr(problem, name) for name in SCHEMA.names}
+                table.add(row | {"candidates": list(problem.candidates) if problem.candidates is not None else None})
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        raise StorageError(f"cannot write {path}: {why}; make room and start again") from error
 
 
 def chosen(problems: Sequence[Problem], keep: Sequence[bool]) -> Sequence[Problem]:

@@ -332,9 +332,11 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe without keys that have no value, and without budgets, which belong to one start."""
-    budgets = {"max_tokens_total", "max_hours"}
-    return recipe.model_dump(mode="json", exclude_none=True, exclude={"rewrite": budgets, "evaluate": budgets})
+    """The resolved recipe without keys that have no value, and without those that belong to one start: its budgets, and
+    where it draws.
+    """
+    passing = {"max_tokens_total", "max_hours", "ray", "workers"}
+    return recipe.model_dump(mode="json", exclude_none=True, exclude={"rewrite": passing, "evaluate": passing})
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -49,7 +49,7 @@ def rewrite(loaded: Loaded, ladder: Ladder, executor: Executor, stream: Stream, 
     total = len(loaded.problems)
 
     def figures() -> dict[str, str]:
-        return live.figures() | dict(executor.figures())
+        return (live.figures() if live.rows else {}) | dict(executor.figures())
 
     with progress("rewriting", total, figures, executor.seconds_left) as tick:
         for done in executor.draw(_jobs(ladder, loaded), live.add):

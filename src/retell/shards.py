@@ -2,15 +2,17 @@
 
 SAMPLES/PLAN/000123.parquet holds what was drawn and judged for block 123 by a plan, which stands for all that decides
 what is drawn. A file is written beside its place and moved there when it is whole, so that a block is done if its file
-is there; with ``.part`` in its name it is not done, because some requests failed. Files are never changed.
+is there; with ``.part`` in its name it is not done, because some requests failed or it was drawn in pieces. What is in
+a file is never changed, and no file ever replaces another.
 """
 
 import contextlib
 import os
 import re
+import uuid
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,17 @@ Found = dict[str, tuple[Sample | None, dict[str, Verdict]]]
 
 
 class Shards:
-    """Reads all that workers have written under a folder; what is written later is not seen.
+    """Reads all that workers have written under a folder, but for the files ``without``; what is written later is not
+    seen.
 
-    It holds 12 bytes a sample: half of a hash of its key, and which file it is in.
+    It holds 12 bytes a row: half of its key, and which file it is in. Where a sample was drawn twice, because a worker
+    was thought lost that was not, the first file counts: its sample, and the verdicts on that one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files = sorted(folder.glob("*/[!.]*.parquet")) if folder.is_dir() else []
-        self._index: tuple[Any, Any] | None = None
+    def __init__(self, folder: Path, without: Collection[Path] = ()) -> None:
+        found = folder.glob("*/[!.]*.parquet") if folder.is_dir() else ()
+        self._files = sorted(path for path in found if path not in without)
+        self._index: tuple[_Places, _Places] | None = None
         self._decoded: OrderedDict[int, Found] = OrderedDict()
 
     @property
@@ -63,68 +68,69 @@ class Shards:
 
     def samples(self, keys: Sequence[str]) -> dict[str, Sample]:
         """The stored samples among ``keys``."""
-        found: dict[str, Sample] = {}
-        for key, file in self._holders(keys):
-            sample, _ = self._file(file).get(key, (None, {}))
-            if sample and key not in found:
-                found[key] = sample
-        return found
+        found = ((key, self._drawn(key, files)) for key, files in self._samples().holders(keys))
+        return {key: row[0] for key, row in found if row and row[0]}
 
     def all_verdicts(self, keys: Sequence[str]) -> dict[tuple[str, str], Verdict]:
         """The stored verdicts of every grader on the samples ``keys``, by (sample key, grader)."""
         found: dict[tuple[str, str], Verdict] = {}
-        for key, file in self._holders(keys):
-            _, verdicts = self._file(file).get(key, (None, {}))
-            for grader, verdict in verdicts.items():
-                found.setdefault((key, grader), verdict)
+        for key, files in self._samples().holders(keys):
+            _, verdicts = self._drawn(key, files) or (None, {})
+            found |= {(key, grader): verdict for grader, verdict in verdicts.items()}
+        for key, files in self._added().holders(keys):
+            for file in files:
+                sample, verdicts = self._file(file).get(key, (None, {}))
+                for grader, verdict in verdicts.items() if sample is None else ():
+                    found.setdefault((key, grader), verdict)
         return found
 
     def rungs(self) -> dict[str, int]:
         """How many samples are stored of each rung or benchmark."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for number in range(len(self._files)):
-            for batch in self._batches(number, ["rung", "stop"]):
-                for entry in batch.filter(batch["stop"].is_valid())["rung"].value_counts().to_pylist():
-                    counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
-        return counts
+            for batch in self._batches(number, ["key", "rung", "stop"]):
+                drawn = batch.filter(batch["stop"].is_valid())
+                here = self._first_here(drawn["key"].to_pylist(), number)
+                counts.update(rung for rung, counted in zip(drawn["rung"].to_pylist(), here, strict=True) if counted)
+        return dict(counts)
 
     def pages(self, rungs: Sequence[str]) -> Iterator[list[Sample]]:
         """The stored samples of some rungs or benchmarks, file by file; one that is in several files comes once."""
         for number in range(len(self._files)):
-            keys = [
-                key for key, (sample, _) in self._file(number).items() if sample is not None and sample.rung in rungs
-            ]
-            first = dict(reversed(self._holders(keys)))
-            for start in range(0, len(keys), _PAGE):
-                held = self._file(number)
-                page = [held[key][0] for key in keys[start : start + _PAGE] if first[key] == number]
-                yield [sample for sample in page if sample is not None]
+            drawn = [sample for sample, _ in self._file(number).values() if sample and sample.rung in rungs]
+            here = self._first_here([sample.key for sample in drawn], number)
+            counted = [sample for sample, first in zip(drawn, here, strict=True) if first]
+            for start in range(0, len(counted), _PAGE):
+                yield counted[start : start + _PAGE]
 
-    def _holders(self, keys: Sequence[str]) -> list[tuple[str, int]]:
-        """(key, file) of every file that may hold a key, in the order of the files."""
-        if not self._files or not keys:
-            return []
+    def _drawn(self, key: str, files: Iterable[int]) -> tuple[Sample | None, dict[str, Verdict]] | None:
+        """The first row among some files that has a sample of this key."""
+        rows = (self._file(file).get(key) for file in files)
+        return next((row for row in rows if row and row[0]), None)
+
+    def _first_here(self, keys: Sequence[str], number: int) -> list[bool]:
+        """Whether a file is the first that has a sample, for samples that it has."""
+        found = dict(self._samples().holders(keys))
+        return [not self._drawn(key, (file for file in found[key] if file < number)) for key in keys]
+
+    def _samples(self) -> "_Places":
+        """Where samples are."""
+        return self._indexed()[0]
+
+    def _added(self) -> "_Places":
+        """Where verdicts are on samples that are stored elsewhere."""
+        return self._indexed()[1]
+
+    def _indexed(self) -> "tuple[_Places, _Places]":
         if self._index is None:
-            self._index = self._indexed()
-        hashes, files = self._index
-        wanted = _hashes(keys)
-        begins, ends = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
-        return [
-            (key, int(file))
-            for key, begin, end in zip(keys, begins, ends, strict=True)
-            if begin < end
-            for file in sorted(files[begin:end])
-        ]
-
-    def _indexed(self) -> tuple[Any, Any]:
-        hashes, files = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
-        for number in range(len(self._files)):
-            for batch in self._batches(number, ["key"]):
-                hashes.append(_hashes(batch["key"].to_pylist()))
-                files.append(np.full(batch.num_rows, number, np.int32))
-        whole, of = np.concatenate(hashes), np.concatenate(files)
-        order = np.argsort(whole, kind="stable")
-        return whole[order], of[order]
+            drawn, added = _Places(), _Places()
+            for number in range(len(self._files)):
+                for batch in self._batches(number, ["key", "stop"]):
+                    sampled = batch["stop"].is_valid()
+                    drawn.add(batch["key"].filter(sampled).to_pylist(), number)
+                    added.add(batch["key"].filter(batch["stop"].is_null()).to_pylist(), number)
+            self._index = drawn, added
+        return self._index
 
     def _file(self, number: int) -> Found:
         """What a file holds, from those that were last asked for."""
@@ -148,9 +154,59 @@ class Shards:
             ) from error
 
 
+class _Places:
+    """In which files a key may be: half of it is held, which says so with a chance of error that can be neglected where
+    it is checked.
+    """
+
+    def __init__(self) -> None:
+        self._hashes: list[Any] = [np.zeros(0, np.uint64)]
+        self._files: list[Any] = [np.zeros(0, np.int32)]
+        self._sorted = False
+
+    def add(self, keys: Sequence[str], file: int) -> None:
+        """Adds the keys of a file; files come in their order."""
+        self._hashes.append(_hashes(keys))
+        self._files.append(np.full(len(keys), file, np.int32))
+
+    def holders(self, keys: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Those of the keys that are anywhere, each with its files in their order."""
+        if not self._sorted:
+            hashes, files = np.concatenate(self._hashes), np.concatenate(self._files)
+            order = np.argsort(hashes, kind="stable")
+            self._hashes, self._files, self._sorted = [hashes[order]], [files[order]], True
+        wanted = _hashes(keys)
+        begins, ends = (np.searchsorted(self._hashes[0], wanted, side) for side in ("left", "right"))
+        return [
+            (key, self._files[0][begin:end].tolist())
+            for key, begin, end in zip(keys, begins, ends, strict=True)
+            if begin < end
+        ]
+
+
 def shard_path(folder: Path, plan: str, block: int, part: str | None = None) -> Path:
     """Where the samples of a block are; ``part`` names those of a block that is not done."""
     return folder / plan / (f"{block:06}.parquet" if part is None else f"{block:06}.part-{part}.parquet")
+
+
+def part_path(folder: Path, plan: str, block: int) -> Path:
+    """Where some samples of a block can be written that is not done, or has been written whole by somebody else."""
+    return shard_path(folder, plan, block, uuid.uuid4().hex)
+
+
+def undo_blocks(folder: Path, plan: str, blocks: Iterable[int]) -> None:
+    """Makes parts of blocks that are not done after all: what they rested on, in other files, is gone.
+
+    Raises:
+        StorageError: a file cannot be renamed.
+    """
+    for block in blocks:
+        path = shard_path(folder, plan, block)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, part_path(folder, plan, block))
+        except OSError as error:
+            raise StorageError(f"cannot rename {path}: {error.strerror or error}; what was stored is kept") from error
 
 
 def blocks_done(folder: Path, plan: str) -> set[int]:
@@ -171,7 +227,7 @@ def write_shard(path: Path, samples: Sequence[Sample], verdicts: Mapping[str, Ma
     rows = [_columns(sample) | _judged(verdicts.get(sample.key, {})) for sample in samples]
     here = {sample.key for sample in samples}
     rows += [{"key": key} | _judged(by) for key, by in verdicts.items() if key not in here]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # machines may share process numbers
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

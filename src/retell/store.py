@@ -1,11 +1,12 @@
 """Where samples and verdicts are found: one journal, and beside it what workers elsewhere have written, as one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 from retell.journal import Journal
-from retell.records import Sample, Verdict
+from retell.records import Outcome, Sample, Verdict
 from retell.shards import Shards
 
 
@@ -34,6 +35,10 @@ class Store(Desk, Protocol):
 
     def all_verdicts(self, keys: Sequence[str]) -> dict[tuple[str, str], Verdict]:
         """The stored verdicts of every grader on the samples ``keys``, by (sample key, grader)."""
+        ...
+
+    def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
+        """The problems that have samples which a grader judged so, whatever the gold, and how many."""
         ...
 
     def rungs(self) -> dict[str, int]:
@@ -73,6 +78,18 @@ class Layered:
         """The stored verdicts of every grader on the samples ``keys``, by (sample key, grader)."""
         return self._shards.all_verdicts(keys) | self._journal.all_verdicts(keys)
 
+    def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
+        """The problems that have samples which a grader judged so, whatever the gold, and how many. It reads all
+        samples: with millions of them that takes minutes.
+        """
+        counts: Counter[str] = Counter()
+        for page in self.pages(list(self.rungs())):
+            problems = {sample.key: sample.problem for sample in page}
+            found = self.all_verdicts(list(problems))
+            so = {key for (key, by), one in found.items() if one.outcome == outcome and by.startswith(f"{grader}#")}
+            counts.update(problems[key] for key in so)
+        return dict(counts)
+
     def rungs(self) -> dict[str, int]:
         """How many samples are stored of each rung or benchmark."""
         counts = self._journal.rungs()
@@ -94,12 +111,13 @@ class Layered:
         self._journal.add_verdicts(verdicts)
 
 
-def open_store(folder: Path, *, readonly: bool = False) -> Journal | Layered:
-    """The samples and verdicts of a run folder; ``readonly`` for whoever reads beside the command that writes.
+def open_store(folder: Path, *, readonly: bool = False, without: Collection[Path] = ()) -> Journal | Layered:
+    """The samples and verdicts of a run folder; ``readonly`` for whoever reads beside the command that writes, and
+    ``without`` shards that hold nothing which the reader needs.
 
     Raises:
         StorageError: they cannot be read.
     """
     journal = Journal(folder / "journal.sqlite", readonly=readonly)
-    shards = Shards(folder / "samples")
+    shards = Shards(folder / "samples", without)
     return Layered(journal, shards) if shards.any else journal

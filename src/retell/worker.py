@@ -1,6 +1,5 @@
 """A worker: draws and grades what it is lent with an engine of its own, and writes it as shards."""
 
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from retell.leases import Item, Lease, Report
 from retell.meter import Meter
 from retell.records import Sample, Verdict
 from retell.rollout import Plan, Stream, run_plans
-from retell.shards import shard_path, write_shard
+from retell.shards import blocks_done, part_path, shard_path, write_shard
 from retell.store import Store, open_store
 
 
@@ -57,7 +56,7 @@ class Worker:
         self._samples = folder / "samples"
         self._plan = plan
         self._lender = lender
-        self._held = Held(folder)
+        self._held = Held(folder, plan)
         self._faults = Counter(work.engine.faults)
 
     def run(self) -> None:
@@ -92,19 +91,21 @@ class Worker:
 
     def _close(self, opened: _Open) -> None:
         self._held.close(opened)
-        self._write(opened, whole=opened.lease.whole and not opened.failed)
-        self._lender.done(opened.lease.number, self._report(opened))
+        file = self._write(opened, whole=opened.lease.whole and not opened.failed)
+        self._lender.done(opened.lease.number, self._report(opened, file))
 
-    def _write(self, opened: _Open, *, whole: bool) -> None:
-        if whole:
-            path = shard_path(self._samples, self._plan, opened.lease.block)
-        elif opened.samples or opened.verdicts:
-            path = shard_path(self._samples, self._plan, opened.lease.block, uuid.uuid4().hex)
-        else:
-            return
+    def _write(self, opened: _Open, *, whole: bool) -> str | None:
+        """Writes what a lease came to; the name of the file, if any was needed."""
+        path = shard_path(self._samples, self._plan, opened.lease.block)
+        # One who was thought lost may have written it meanwhile, and what was found there is not in this one.
+        if not whole or path.exists():
+            if not (opened.samples or opened.verdicts):
+                return None
+            path = part_path(self._samples, self._plan, opened.lease.block)
         write_shard(path, opened.samples, opened.verdicts)
+        return path.name
 
-    def _report(self, opened: _Open) -> Report:
+    def _report(self, opened: _Open, file: str | None) -> Report:
         completions = [sample.completion for sample in opened.samples]
         tokens = [completion.tokens for completion in completions]
         verdicts = [verdict for by in opened.verdicts.values() for verdict in by.values()]
@@ -112,6 +113,7 @@ class Worker:
         self._faults = Counter(self._work.engine.faults)
         return Report(
             failed=opened.failed,
+            file=file,
             drawn=len(completions),
             found=opened.found,
             tokens=sum(n for n in tokens if n is not None),
@@ -125,8 +127,9 @@ class Worker:
 class Held:
     """What a worker draws for the leases that it holds, over what was stored before it held them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: str) -> None:
         self._folder = folder
+        self._plan = plan
         self._stored: Store | None = None
         self._open: list[_Open] = []
         self._of_problem: dict[tuple[str, str], _Open] = {}
@@ -135,7 +138,7 @@ class Held:
     def open(self, lease: Lease) -> _Open:
         """Begins a lease."""
         if self._stored is None or lease.alone:  # who was lost may have left something
-            self._stored = open_store(self._folder, readonly=True)
+            self._stored = self._all_but_others(lease.block)
         opened = _Open(lease, len(lease.items))
         self._open.append(opened)
         self._of_problem |= {(benchmark, problem.id): opened for benchmark, problem in lease.items}
@@ -181,6 +184,12 @@ class Held:
         """Adds verdicts to the leases of their samples, with which they are stored."""
         for key, grader, verdict in verdicts:
             self._of_sample[key].verdicts.setdefault(key, {})[grader] = verdict
+
+    def _all_but_others(self, block: int) -> Store:
+        """All that is stored but for other blocks that are done: nobody is lent their problems."""
+        samples = self._folder / "samples"
+        others = {shard_path(samples, self._plan, other) for other in blocks_done(samples, self._plan) - {block}}
+        return open_store(self._folder, readonly=True, without=others)
 
     def _owner(self, sample: Sample) -> _Open:
         """The lease of a sample: the rungs of rewriting are no benchmarks."""

@@ -37,7 +37,7 @@ def on_cluster(
     chosen = recipe(workers, address, **settings)
     task = Task("rewrite", chosen, Policy(), "scripted")
     with RunFolder(folder) as run, Crew(task, folder, print, scripted) as crew, GraderPool(MathGrader(), 1) as graders:
-        cluster = Cluster(crew, task, Blocks(problems(n), BLOCK), plan, graders, folder)
+        cluster = Cluster(crew, task, Blocks(problems(n), BLOCK), plan, graders, run)
         ladder = Ladder(chosen.rewrite, Prompter(Policy(), None, "guided"), cluster, "scripted", 2048)
         return rewrite(loaded(problems(n)), ladder, cluster, task.stream, run)
 

@@ -1,4 +1,4 @@
-"""What workers of a Ray cluster can import by name: a scripted policy that notes what it draws and can be made to fail."""
+"""What workers of a cluster can import by name: a scripted policy that notes what it draws and can be made to fail."""
 
 import os
 import random
