@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from retell.errors import StorageError, first_line
 from retell.records import Problem
-from retell.tables import ROWS, TableWriter, count_rows, read_batches, read_slice
+from retell.tables import ROWS, TableWriter, count_rows, read_slice
 
 SCHEMA = pa.schema(
     [
@@ -36,13 +36,7 @@ class ProblemTable(Sequence[Problem]):
         return len(self.chosen)
 
     def __iter__(self) -> Iterator[Problem]:
-        first = 0
-        for batch in read_batches(self._path):
-            begin, end = np.searchsorted(self.chosen, (first, first + batch.num_rows))
-            here = self.chosen[begin:end] - first
-            rows = batch if len(here) == batch.num_rows else batch.take(here)
-            yield from map(_problem, rows.to_pylist())
-            first += batch.num_rows
+        return (_problem(self._row(int(row))) for row in self.chosen)
 
     @overload
     def __getitem__(self, place: int) -> Problem: ...
