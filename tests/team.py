@@ -15,23 +15,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import here, loaded, problems
+from scripts import loaded, problems
 
 from retell.cluster import Cluster, Crew
 from retell.drawing import Task, Work, starter
 from retell.engines.scripted import ScriptedEngine
 from retell.errors import EngineError
+from retell.executor import Here
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.hashing import digest
-from retell.journal import Journal
+from retell.journal import Journal, Marks
 from retell.ladder import Ladder
 from retell.leases import Blocks
+from retell.meter import Meter
 from retell.prompts import Prompter
 from retell.recipe import Policy, Recipe, Rewrite
 from retell.records import Completion, Request
 from retell.rewrite import rewrite
 from retell.runfolder import RunFolder
+from retell.store import open_store
 
 BLOCK = 8
 
@@ -138,9 +141,10 @@ def alone(folder: Path, opener: Callable[[Task], Work], n: int, **settings: Any)
     with (
         RunFolder(folder) as run,
         Journal(folder / "journal.sqlite") as journal,
+        open_store(folder) as store,
         GraderPool(MathGrader(), 1) as graders,
     ):
-        executor = here(opener(task).engine, graders, journal, "rewrite", task.recipe.rewrite.k)
+        executor = Here(opener(task).engine, graders, store, Marks(journal), task.stream, Meter(), plan_of(task))
         ladder = Ladder(task.recipe.rewrite, Prompter(Policy(), None, "guided"), executor, "scripted", 2048)
         return rewrite(loaded(problems(n)), ladder, executor, task.stream, run)
 

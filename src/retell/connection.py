@@ -70,6 +70,8 @@ def connected(address: str) -> Iterator[ModuleType]:
                 ray.init(named, log_to_driver=False, logging_level=logging.ERROR, namespace="retell")
         except Exception as error:
             ray.shutdown()
+            if own:
+                raise RecipeError(f"Ray does not start on this machine: {first_line(error)}") from error
             raise RecipeError(f"cannot use the Ray cluster {named}: {_refusal(error, ray.__version__)}") from error
         try:
             yield ray
