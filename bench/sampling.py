@@ -23,6 +23,7 @@ from typing import Any
 
 from common import new_pool
 
+from retell.drawing import LocalPolicy, open_policy
 from retell.engines.base import Batches, Engine, Take
 from retell.engines.named import open_engine
 from retell.graders.named import grader_named
@@ -30,7 +31,6 @@ from retell.graders.pool import GraderPool
 from retell.journal import Journal
 from retell.ladder import Climb, Ladder, Rollout, waves
 from retell.meter import Meter
-from retell.pipeline import LocalPolicy, open_policy
 from retell.problems import load_problems
 from retell.prompts import Prompter
 from retell.recipe import Data, Policy, Rewrite, located

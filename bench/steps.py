@@ -376,7 +376,7 @@ def tiny(updates: int) -> Setting:
     def make() -> PreTrainedModel:
         return load_model(folder, "float32", "cpu", False)
 
-    return Setting("tiny", make, rows[: 320 * updates], 32, 512, (4, 8, 16, 32), times=10)
+    return Setting("tiny", make, list(rows.values())[: 320 * updates], 32, 512, (4, 8, 16, 32), times=10)
 
 
 def small(updates: int) -> Setting:

@@ -34,7 +34,6 @@ from golds import data_folder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import retell
-from retell import pipeline
 from retell.browse import MARKUP, sampled_rows, scripts, styles
 from retell.journal import Journal, graded_by
 from retell.policy import fingerprint
@@ -45,6 +44,7 @@ from retell.rewrite import SCHEMA
 from retell.rollout import Ask, Stream
 from retell.runfolder import RunFolder
 from retell.shell import page
+from retell.showing import open_rows
 from retell.tables import TableWriter
 from retell.tokens import ChatTokenizer
 
@@ -310,7 +310,7 @@ def measure_sample(folder: Path) -> None:
     recipe = run.recipe()
     assert recipe
     started = time.perf_counter()
-    found = sampled_rows(run, pipeline.open_rows(recipe, run))
+    found = sampled_rows(run, open_rows(recipe, run))
     seconds = time.perf_counter() - started
     whole = page("bench", MARKUP, styles=styles(), scripts=scripts(), data={"browse": asdict(found)})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

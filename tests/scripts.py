@@ -7,11 +7,12 @@ from typing import Any
 
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
+from retell.executor import Here
 from retell.graders.base import Case
 from retell.graders.math import MathGrader
 from retell.graders.pool import GraderPool
 from retell.hashing import digest
-from retell.journal import Journal
+from retell.journal import Journal, Marks
 from retell.ladder import Ladder
 from retell.meter import Budget, Meter
 from retell.problems import Loaded
@@ -75,7 +76,14 @@ def climb_all(
     ):
         ladder = Ladder(chosen, prompter, engine, "scripted", 2048)
         meter = Meter(Budget(chosen.max_tokens_total, chosen.max_hours))
-        return rewrite(loaded(rows, rejected), ladder, engine, graders, journal, stream, meter, run)
+        plan = digest(chosen.k, chosen.exhaustive)
+        executor = Here(engine, graders, journal, Marks(journal), stream, meter, plan)
+        return rewrite(loaded(rows, rejected), ladder, executor, stream, run)
+
+
+def here(engine: Engine, graders: GraderPool, journal: Journal, stage: str, plan: object = 0) -> Here:
+    """What draws for a stage of the policy `scripted`."""
+    return Here(engine, graders, journal, Marks(journal), Stream(stage, "scripted", 0), Meter(), digest(plan))
 
 
 def says(answer: Callable[[Request], str]) -> ScriptedEngine:

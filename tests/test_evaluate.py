@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from scripts import loaded, problems
+from scripts import here, loaded, problems
 
 from retell.benchmarks import BENCHMARKS, load_benchmarks
 from retell.engines.base import Engine
@@ -19,12 +19,10 @@ from retell.graders.math import MathGrader
 from retell.graders.named import grader_named
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
-from retell.meter import Meter
 from retell.problems import Loaded
 from retell.prompts import Prompter
 from retell.recipe import Evaluate, Policy
 from retell.records import Attempt, Completion, Message, Request, Sample, Verdict
-from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.scores import Answered
 
@@ -36,8 +34,8 @@ def scored(folder: Path, engine: Engine, k: int, sizes: dict[str, int]) -> dict[
         Journal(folder / "journal.sqlite") as journal,
         GraderPool(MathGrader(), 1) as graders,
     ):
-        prompter, stream = Prompter(Policy(), None), Stream("evaluate", "scripted", 0)
-        return evaluate("base", benchmarks, prompter, Evaluate(k=k), engine, graders, journal, stream, Meter(), run)
+        executor = here(engine, graders, journal, "evaluate", k)
+        return evaluate("base", benchmarks, Prompter(Policy(), None), Evaluate(k=k), executor, graders, run)
 
 
 def first(n: int) -> ScriptedEngine:
@@ -140,8 +138,8 @@ def scores(folder: Path, engine: Engine, benchmarks: dict[str, Loaded], grader: 
         Journal(folder / "journal.sqlite") as journal,
         GraderPool(grader_named(grader), chosen.grader_workers) as graders,
     ):
-        prompter, stream = Prompter(Policy(), None), Stream("evaluate", "scripted", 0)
-        return evaluate("base", benchmarks, prompter, chosen, engine, graders, journal, stream, Meter(), run)
+        executor = here(engine, graders, journal, "evaluate", [chosen.k, grader])
+        return evaluate("base", benchmarks, Prompter(Policy(), None), chosen, executor, graders, run)
 
 
 @pytest.mark.parametrize("grader", ["math", "qwen"])
@@ -236,10 +234,9 @@ def test_what_the_context_leaves_is_said(tmp_path: Path) -> None:
         rows = [replace(problems(1)[0], problem="word " * size), replace(problems(2)[1], problem="two words")]
         with RunFolder(folder) as run, Journal(folder / "j.sqlite") as journal, GraderPool(MathGrader(), 1) as graders:
             prompter = Prompter(Policy(), Words())  # type: ignore[arg-type]
-            engine, stream = Short(lambda *_: "\\boxed{100}"), Stream("evaluate", "scripted", 0)
+            executor = here(Short(lambda *_: "\\boxed{100}"), graders, journal, "evaluate")
             chosen = Evaluate(k=1, max_tokens=28)
-            benchmarks = {"x": loaded(rows)}
-            return evaluate("base", benchmarks, prompter, chosen, engine, graders, journal, stream, Meter(), run)
+            return evaluate("base", {"x": loaded(rows)}, prompter, chosen, executor, graders, run)
 
     summary = within(tmp_path / "a", 10)
     assert (summary["context"], summary["max_tokens"], summary["benchmarks"]["x"]["shortened"]) == (30, 28, 1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retell.errors import StorageError
-from retell.journal import Journal, graded_by
+from retell.journal import Journal, Marks, graded_by
 from retell.records import Completion, Sample, Verdict
 
 TOKENS = st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
@@ -234,3 +234,20 @@ def test_problems_are_found_by_the_verdicts_of_one_grader(tmp_path: Path) -> Non
         assert journal.judged("undecided", "g") == {"p": 2, "q": 1}
         assert journal.judged("wrong", "g") == {"q": 1}
         assert journal.judged("correct", "g") == {}
+
+
+def test_marks_are_of_their_plan_and_can_be_taken_back(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        marks = Marks(journal)
+        for number in range(1201):
+            marks.mark("a", f"p{number}")
+        assert len(Marks(journal).done("a")) == 1000, "marks are written some at a time"
+        marks.flush()
+        marks.mark("b", "p0")
+        marks.flush()
+        marks.flush()
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        marks = Marks(journal)
+        assert marks.done("a") == {f"p{number}" for number in range(1201)}
+        marks.unmark("a", [f"p{number}" for number in range(1, 1201)])
+        assert (marks.done("a"), marks.done("b"), marks.done("c")) == ({"p0"}, {"p0"}, set())

@@ -21,9 +21,11 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_kept_sample_is_trained_on_by_its_stored_ids_and_log_probs() -> None:
-    (kept,), _ = mix_ids("rewritten", [row()], TOKENIZER, 100)
+    used, _ = mix_ids("rewritten", [row()], TOKENIZER, 100)
+    (kept,) = used.values()
     assert (kept.rung, kept.response, kept.behaviour) == ("self", (9, 8, 7), (-1.0, -2.0, -3.0))
-    (expert,), _ = mix_ids("guided_only", [row()], TOKENIZER, 100)
+    used, _ = mix_ids("guided_only", [row()], TOKENIZER, 100)
+    (expert,) = used.values()
     assert (expert.rung, expert.behaviour) == ("expert", None)
     assert TOKENIZER.decode(expert.response) == "\\boxed{34}"
     assert expert.response[-1] in TOKENIZER.end_ids

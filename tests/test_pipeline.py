@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 
 import retell
-from retell import pipeline
+from retell import pipeline, steps
 from retell.cli import main
 from retell.engines.scripted import ScriptedEngine
 from retell.records import Completion, Request
@@ -303,7 +303,7 @@ class Faulty(ScriptedEngine):
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
     engine = Faulty()
-    monkeypatch.setattr(pipeline, "_open_engine", lambda *_: engine)
+    monkeypatch.setattr(steps, "open_engine_of", lambda *_: engine)
     return engine
 
 

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import TINY, TOKENIZER, make_run, said, scores, state
 
-from retell import pipeline
 from retell.cli import main
 from retell.errors import DataError
 from retell.journal import Journal
+from retell.recipe import Recipe
 from retell.records import Attempt, Completion, Outcome, Request, Sample, Stop, Verdict
 from retell.rows import Rows, _chosen, shades
 from retell.runfolder import RunFolder
+from retell.showing import open_rows
 from retell.tables import IdIndex, read_rows
 
 GOLD = {"own": "7", "retold": "8", "lost": "9", "cut": "10"}
@@ -47,7 +48,7 @@ def opened(path: Path) -> Rows:
     folder = RunFolder(path)
     recipe = folder.recipe()
     assert recipe
-    return Rows(folder, pipeline.open_rows(recipe, folder))
+    return Rows(folder, open_rows(recipe, folder))
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def test_looking_changes_nothing_in_the_folder(run: Path) -> None:
 def test_a_run_without_rows_is_an_error_for_people(tmp_path: Path) -> None:
     (tmp_path / "rewritten.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match=r"cannot read .*rewritten\.parquet"):
-        Rows(RunFolder(tmp_path), pipeline.open_rows(pipeline.Recipe(), RunFolder(tmp_path)))
+        Rows(RunFolder(tmp_path), open_rows(Recipe(), RunFolder(tmp_path)))
 
 
 @given(st.text(max_size=40), st.data())

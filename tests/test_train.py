@@ -23,6 +23,7 @@ from retell.schedule import Schedule
 from retell.tokens import ChatTokenizer
 from retell.train import Source, _arguments, check_training, source_of, train
 from retell.trainer import Updates, WeightedTrainer
+from retell.trainrows import TrainRows
 
 TINY = Path(retell.__file__).parent / "tiny" / "policy"
 TOKENIZER = ChatTokenizer(TINY)
@@ -60,7 +61,7 @@ def model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 def tuned(folder: Path, loss: str, given: list[TrainRow] | Source, **changes: Any) -> dict[str, Any]:
     settings = SETTINGS.model_copy(update=changes)
-    source = given if isinstance(given, Source) else source_of(given)
+    source = given if isinstance(given, Source) else source_of(TrainRows(given))
     with RunFolder(folder) as place:
         return train("x", open_loss(loss), source, model(), TOKENIZER, settings, place, "identity", {"data": "rows"})
 
@@ -359,7 +360,9 @@ def test_what_training_rows_end_with_ends_a_response_of_the_checkpoint(tmp_path:
     policy = model()
     policy.generation_config.eos_token_id = 7
     with RunFolder(tmp_path) as folder:
-        train("x", open_loss("sft"), source_of(rows(16)), policy, TOKENIZER, SETTINGS, folder, "identity", {})
+        train(
+            "x", open_loss("sft"), source_of(TrainRows(rows(16))), policy, TOKENIZER, SETTINGS, folder, "identity", {}
+        )
     saved = json.loads((tmp_path / "checkpoints" / "x" / "generation_config.json").read_text(encoding="utf-8"))
     assert saved["eos_token_id"] == [7, TOKENIZER.training_end]
 

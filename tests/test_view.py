@@ -14,13 +14,14 @@ import pytest
 from runs import make_run, said, state, viewing
 from starlette.testclient import TestClient
 
-from retell import pipeline, view
+from retell import showing, view
 from retell.cli import main
 from retell.finder import Finder
 from retell.journal import Journal
 from retell.records import Request
 from retell.rows import Rows
 from retell.runfolder import RunFolder
+from retell.showing import open_rows
 from retell.view import PAGE, make_app
 
 TOKEN = "a-token"
@@ -47,7 +48,7 @@ def client(run: Path) -> Iterator[TestClient]:
     folder = RunFolder(run)
     recipe = folder.recipe()
     assert recipe
-    with Rows(folder, pipeline.open_rows(recipe, folder)) as rows:
+    with Rows(folder, open_rows(recipe, folder)) as rows:
         app = make_app(rows, Finder(rows, dict), "the <run>", TOKEN)
         yield TestClient(app, base_url="http://127.0.0.1:5000", raise_server_exceptions=False)
 
@@ -234,6 +235,6 @@ def test_what_cannot_be_viewed_is_an_error_for_people(
     (tmp_path / "recipe.resolved.toml").write_bytes((run / "recipe.resolved.toml").read_bytes())
     assert f"{tmp_path} holds no rewritten.parquet" in refused(capsys, str(tmp_path))
     assert "--port 99999" in refused(capsys, str(run), "--port", "99999")
-    monkeypatch.setattr(pipeline, "find_spec", lambda name: None)
+    monkeypatch.setattr(showing, "find_spec", lambda name: None)
     assert "pip install 'retell[view]'" in refused(capsys, str(run))
     assert os.listdir(tmp_path) == ["recipe.resolved.toml"]

@@ -14,6 +14,7 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ from retell.runfolder import RunFolder
 
 Summary = dict[str, Any]
 _RESTART = re.compile(r"--restart(=|$)")
+_BARE_RAY = re.compile(r"--(\w+\.)?ray")
 _DEMO = f"{PACKAGED}tiny/demo.toml"
 _FLAT = Parameter(name="*")
 Folder = Annotated[Path, Parameter(help="Run folder.")]
@@ -249,9 +251,9 @@ def grade(
         if out:
             raise RecipeError(f"--out {out}: the verdicts on a run folder are stored in it: leave out --out")
         with _existing(what) as place:
-            from retell import pipeline
+            from retell import showing
 
-            _show(as_json, pipeline.run_grade(_stored(place), place, chosen), present.regraded, place)
+            _show(as_json, showing.run_grade(_stored(place), place, chosen), present.regraded, place)
         return
     if not os.path.exists(what):
         raise DataError(f"there is no file or run folder {what}: check the path")
@@ -308,13 +310,13 @@ def export(
     _refuse_useless(format, {"--license": licence, "--push": push}, "is for --format hf")
     _refuse_useless("" if push is None else "hf", {"--public": public, "--yes": yes}, "has no effect without --push")
     with _existing(folder) as place:
-        from retell import pipeline
+        from retell import showing
 
         if push is not None:
             from retell.hub import check_push, prepare, send
 
             check_push(push)
-        summary = pipeline.run_export(_stored(place), place, format, data, licence, push)
+        summary = showing.run_export(_stored(place), place, format, data, licence, push)
         if push is not None:
             ship = prepare(Path(summary["path"]), push, public=public)
             present.shipment(ship)
@@ -334,13 +336,13 @@ def report(
 ) -> None:
     """The page of a run, report.html and report.md: the paper's tables and figures for it."""
     with _existing(folder) as place:
-        from retell import pipeline
+        from retell import showing
 
         recipe = overlay(_stored(place), _changes(report=report))
         if tables:
-            _show(as_json, pipeline.run_tables(recipe, place), present.tables)
+            _show(as_json, showing.run_tables(recipe, place), present.tables)
             return
-        summary = pipeline.run_report(recipe, place)
+        summary = showing.run_report(recipe, place)
         place.store_recipe(recipe)
         _show(as_json, summary, present.report, place)
 
@@ -352,9 +354,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Several runs in one table and page: recipes, rungs, log-probs, accuracies on the same problems, cost."""
-    from retell import pipeline
+    from retell import showing
 
-    _show(as_json, pipeline.run_compare(folders, out), present.compared)
+    _show(as_json, showing.run_compare(folders, out), present.compared)
 
 
 @app.command
@@ -376,9 +378,9 @@ def view(
         if open_browser:
             webbrowser.open(summary["url"])
 
-    from retell import pipeline
+    from retell import showing
 
-    pipeline.run_view(_stored(place), place, port, announce)
+    showing.run_view(_stored(place), place, port, announce)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -389,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With RETELL_TRACEBACK=1 in the environment an error that retell did not foresee shows its traceback. SIGTERM, with
     which clusters end a job, stops a run as cleanly as Ctrl-C.
     """
-    given = list(arguments) if arguments is not None else sys.argv[1:]
+    given = _complete(arguments if arguments is not None else sys.argv[1:])
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -430,6 +432,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(f"{error}: lower engine_args.batch_size, micro_batch_tokens or batch_tokens", 1)
         return _fail(f"{type(error).__name__}: {error} (RETELL_TRACEBACK=1 shows where); what was stored is kept", 1)
+
+
+def _complete(given: Sequence[str]) -> list[str]:
+    """The arguments, a bare --ray with the address that it stands for."""
+    return [
+        f"{word}=auto" if _BARE_RAY.fullmatch(word) and after.startswith("-") else word
+        for word, after in pairwise([*given, "--"])
+    ]
 
 
 def _alone(given: Sequence[str]) -> str | None:

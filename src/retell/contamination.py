@@ -13,6 +13,7 @@ from unicodedata import normalize
 from retell.benchmarks import load_benchmarks
 from retell.errors import DataError, RecipeError
 from retell.problems import Loaded
+from retell.problemtable import chosen
 from retell.recipe import Evaluate, Recipe
 from retell.records import Problem, Reject
 from retell.runfolder import RunFolder
@@ -152,7 +153,7 @@ def without_overlaps(read: Loaded, found: Sequence[Overlap], recipe: Recipe) -> 
     why: dict[str, list[str]] = {}
     for overlap in found:
         why.setdefault(overlap.id, []).append(f"{overlap.share:.0%} of {overlap.benchmark} {overlap.benchmark_id}")
-    kept = tuple(problem for problem in read.problems if problem.id not in why)
+    kept = chosen(read.problems, [problem.id not in why for problem in read.problems])
     if not kept:
         raise DataError(f"every problem of {recipe.data.path} is one of a benchmark: nothing is left to train on")
     dropped = [

@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from retell.firsts import Group
-from retell.journal import Journal
 from retell.parts import Parts, Scorer, blocks
 from retell.progress import progress
+from retell.store import Store
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ _SCHEMA = pa.schema([("kl", pa.float64()), ("tokens", pa.int64())])
 
 
 def measure_drift(
-    groups: Mapping[str, Group | str], journal: Journal, score: Scorer, parts: Parts
+    groups: Mapping[str, Group | str], journal: Store, score: Scorer, parts: Parts
 ) -> dict[str, dict[str, Any]]:
     """KL(base ‖ tuned) by group of prompts; ``score`` gives the tuned model's log-probs.
 
@@ -72,7 +72,7 @@ def _nothing(missing: int, reason: str) -> dict[str, Any]:
     return {**figures, "missing": missing, "reason": reason}
 
 
-def _measured(name: str, number: int, group: Group, journal: Journal, score: Scorer, parts: Parts) -> dict[str, Any]:
+def _measured(name: str, number: int, group: Group, journal: Store, score: Scorer, parts: Parts) -> dict[str, Any]:
     kept: list[tuple[Floats, NDArray[np.int64]]] = [(np.zeros(0), np.zeros(0, dtype=np.int64))]
     done = 0
     with progress(f"drift on {name}", group.number) as tick:
@@ -85,7 +85,7 @@ def _measured(name: str, number: int, group: Group, journal: Journal, score: Sco
     return drift_statistics(kl_P, tokens_P, done - len(kl_P))
 
 
-def _scored(block: Sequence[Mapping[str, Any]], group: Group, journal: Journal, score: Scorer) -> pa.Table:
+def _scored(block: Sequence[Mapping[str, Any]], group: Group, journal: Store, score: Scorer) -> pa.Table:
     asks = {group.stream.request(ask, 0).key: ask for ask in map(group.ask_of, block)}
     samples = [
         (asks[key].prompt.ids or (), sample.completion.ids, sample.completion.logprobs)

@@ -18,6 +18,8 @@
 The number is the exit status of the command. A message names the value that was wrong and what to do about it.
 """
 
+from typing import Self
+
 
 class RetellError(Exception):
     """Base of every error meant for a person; ``str(error)`` is one line."""
@@ -52,6 +54,11 @@ class MissingExtraError(RequestError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'retell[{extra}]'")
+        self._missing = package, extra
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """It may be raised in another process."""
+        return type(self), self._missing
 
 
 class BudgetError(RetellError):

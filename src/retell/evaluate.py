@@ -1,25 +1,25 @@
 """avg@k on benchmarks: k samples of every problem, each graded and scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retell.engines.base import Engine, room_for
+from retell.engines.base import room_for
 from retell.errors import DataError, EngineError
+from retell.executor import Executor, Job
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.graders.qwen import QwenGrader
-from retell.journal import Journal
-from retell.meter import Meter
 from retell.problems import Loaded
 from retell.progress import progress
 from retell.prompts import Prompter
 from retell.recipe import Evaluate
-from retell.records import Problem, Prompt, Sampling
-from retell.rollout import Ask, Plan, Stream, run_plans
+from retell.records import Problem, Sampling
+from retell.rollout import Ask, Plan
 from retell.runfolder import RunFolder
 from retell.scores import Answered, average, ballot, score
 
@@ -29,11 +29,8 @@ def evaluate(
     benchmarks: Mapping[str, Loaded],
     prompter: Prompter,
     settings: Evaluate,
-    engine: Engine,
+    executor: Executor,
     graders: GraderPool,
-    journal: Journal,
-    stream: Stream,
-    meter: Meter,
     folder: RunFolder,
 ) -> dict[str, Any]:
     """Evaluates one model; writes eval/NAME.parquet (every response) and eval/NAME.json, and returns the latter.
@@ -45,15 +42,20 @@ def evaluate(
         EngineError: the engine gave no response at all on a benchmark.
     """
     todo = [(benchmark, problem) for benchmark, loaded in benchmarks.items() for problem in loaded.problems]
-    prompts = {problem.problem: prompter.solve(problem.problem) for _, problem in todo}
-    room = {text: room_for(prompt, settings.max_tokens, engine.context) for text, prompt in prompts.items()}
-    _check_room(name, todo, room, engine.context)
-    answered: dict[tuple[str, str], Answered] = {}
-    plans = (_plan(*item, prompts, settings) for item in todo)
-    with progress(f"evaluating {name}", len(todo), meter.figures, meter.seconds_left) as tick:
-        for one in run_plans(plans, engine, graders, journal, stream, meter):
-            answered[one.benchmark, one.problem.id] = one
-            tick(len(answered))
+    room = {
+        problem.problem: room_for(prompter.solve(problem.problem), settings.max_tokens, executor.context)
+        for _, problem in todo
+    }
+    _check_room(name, todo, room, executor.context)
+
+    def jobs() -> Iterator[Job[Answered]]:
+        for benchmark, problem in todo:
+            yield Job(f"{benchmark}/{problem.id}", partial(answer, prompter, settings, benchmark, problem))
+
+    with progress(f"evaluating {name}", len(todo), executor.figures, executor.seconds_left) as tick:
+        for done in executor.draw(jobs(), lambda _: None):
+            tick(done)
+    answered = {(one.benchmark, one.problem.id): one for one in executor.settle(jobs())}
     by_benchmark = {
         benchmark: [answered[benchmark, problem.id] for problem in loaded.problems]
         for benchmark, loaded in benchmarks.items()
@@ -77,13 +79,13 @@ def evaluate(
         "seed": settings.seed,
         "prompt": prompter.solve_template.text,
         "system": prompter.system,
-        "context": engine.context,
+        "context": executor.context,
         "grader": graders.name,
         "rounded": rounded,
         "benchmarks": scores,
         "rejected": {benchmark: len(loaded.rejected) for benchmark, loaded in benchmarks.items()},
-        "failed": meter.failed,
-        "faults": dict(engine.faults),
+        "failed": sum(not attempt.drawn for one in answered.values() for attempt in one.attempts),
+        "faults": dict(executor.faults),
         **average(scores),
     }
     _write_responses(folder, name, [one for problems in by_benchmark.values() for one in problems])
@@ -91,9 +93,11 @@ def evaluate(
     return summary
 
 
-def _plan(benchmark: str, problem: Problem, prompts: Mapping[str, Prompt], settings: Evaluate) -> Plan[Answered]:
+def answer(prompter: Prompter, settings: Evaluate, benchmark: str, problem: Problem) -> Plan[Answered]:
+    """The k samples of one problem."""
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
-    attempts = yield Ask(problem, benchmark, prompts[problem.problem], sampling, range(settings.k))
+    prompt = prompter.solve(problem.problem)
+    attempts = yield Ask(problem, benchmark, prompt, sampling, range(settings.k))
     return Answered(benchmark, problem, tuple(attempts))
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_canonical = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 
 
 def digest(*parts: object) -> str:
     """A 128-bit hex digest of JSON-like ``parts``; equal parts give equal digests on every machine."""
-    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    text = _canonical(parts)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

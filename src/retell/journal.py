@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     sample TEXT NOT NULL, grader TEXT NOT NULL, outcome TEXT NOT NULL, extracted TEXT, reason TEXT NOT NULL,
     PRIMARY KEY (sample, grader)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS done (plan TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (plan, job)) WITHOUT ROWID;
 """
 _MANY = 500
 """Keys in one query; SQLite's limit of variables is higher everywhere."""
@@ -109,6 +110,19 @@ class Journal:
         """Stores (sample key, grader, verdict); they are durable when this returns."""
         self._insert("verdicts", 5, ((key, grader, v.outcome, v.extracted, v.reason) for key, grader, v in verdicts))
 
+    def marked(self, plan: str) -> set[str]:
+        """The jobs that are marked as done under a plan."""
+        with self._guarded() as db:
+            return {job for (job,) in db.execute("SELECT job FROM done WHERE plan = ?", (plan,))}
+
+    def add_marks(self, marks: Iterable[tuple[str, str]]) -> None:
+        """Marks (plan, job) as done."""
+        self._insert("done", 2, marks)
+
+    def remove_marks(self, marks: Iterable[tuple[str, str]]) -> None:
+        """Unmarks (plan, job)."""
+        self._change("DELETE FROM done WHERE plan = ? AND job = ?", marks)
+
     def _select(self, query: str, keys: Sequence[str], *first: str) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _MANY):
             part = keys[start : start + _MANY]
@@ -117,10 +131,13 @@ class Journal:
             yield from rows
 
     def _insert(self, table: str, width: int, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._change(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
+
+    def _change(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         with self._guarded() as db:
             db.execute("BEGIN")
             try:
-                db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * width)})", rows)
+                db.executemany(statement, rows)
                 db.execute("COMMIT")
             except BaseException:
                 # A full disk may have rolled back already; the first error is the one to report.
@@ -175,3 +192,33 @@ def _sample(row: tuple[Any, ...]) -> Sample:
         usage=usage,
     )
     return Sample(key, problem, rung, round_, index, completion)
+
+
+class Marks:
+    """Which jobs of a plan are done, so that another start need not go through what they have drawn.
+
+    Marks are kept beside the samples and written after them, some at a time: one that is lost costs a look.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._unwritten: list[tuple[str, str]] = []
+
+    def done(self, plan: str) -> set[str]:
+        """The jobs that are done under a plan."""
+        return self._journal.marked(plan)
+
+    def mark(self, plan: str, job: str) -> None:
+        """Notes that a job is done."""
+        self._unwritten.append((plan, job))
+        if len(self._unwritten) >= _MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was noted."""
+        self._journal.add_marks(self._unwritten)
+        self._unwritten = []
+
+    def unmark(self, plan: str, jobs: Iterable[str]) -> None:
+        """Takes marks back: of jobs whose samples are not there after all."""
+        self._journal.remove_marks((plan, job) for job in jobs)

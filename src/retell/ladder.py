@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from retell.engines.base import Engine
+from retell.engines.base import Source
 from retell.hashing import seed_of
 from retell.leaks import find_leak
 from retell.prompts import Prompter
@@ -47,7 +47,7 @@ class Ladder:
     """Turns problems into plans; whether a response is acceptable depends on that response alone."""
 
     def __init__(
-        self, settings: Rewrite, prompter: Prompter, engine: Engine, policy: str | None, max_length: int
+        self, settings: Rewrite, prompter: Prompter, engine: Source, policy: str | None, max_length: int
     ) -> None:
         self._settings = settings
         self._prompter = prompter

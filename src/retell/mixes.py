@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -15,6 +15,7 @@ from retell.prompts import Prompter
 from retell.recipe import Data, located
 from retell.records import Message, Reject, TrainRow
 from retell.tokens import ChatTokenizer
+from retell.trainrows import TrainRows
 
 LOSS_NAMES = ("sft", "dft", "is", "iw_sft", "psft", "asft", "eaft", "power", "luffy", "chord")
 KEPT: Mapping[str, frozenset[str]] = {
@@ -124,11 +125,11 @@ def kept_ids(row: Mapping[str, Any], tokenizer: ChatTokenizer) -> TrainRow:
     return TrainRow(row["id"], row["rung"], tokenizer.prompt_ids(row["messages"][:-1]), tuple(ids), behaviour)
 
 
-Trainable = tuple[list[TrainRow], dict[str, int]]
+Trainable = tuple[TrainRows, dict[str, int]]
 """Rows to train on, and how many were rejected by reason."""
 
 
-def mix_ids(mix: str, rows: Sequence[Mapping[str, Any]], tokenizer: ChatTokenizer, max_length: int) -> Trainable:
+def mix_ids(mix: str, rows: Iterable[Mapping[str, Any]], tokenizer: ChatTokenizer, max_length: int) -> Trainable:
     """The rows of a rewritten dataset under one of the named mixes.
 
     Raises:
@@ -155,13 +156,16 @@ def file_ids(path: str, data: Data, prompter: Prompter, tokenizer: ChatTokenizer
 
 
 def _sort_out(rows: Iterable[TrainRow | str], source: str) -> Trainable:
-    used: list[TrainRow] = []
     rejected: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, TrainRow):
-            used.append(row)
-        else:
-            rejected[row] += 1
+
+    def usable() -> Iterator[TrainRow]:
+        for row in rows:
+            if isinstance(row, TrainRow):
+                yield row
+            else:
+                rejected[row] += 1
+
+    used = TrainRows(usable())
     if not used:
         reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items()) or "it is empty"
         raise DataError(f"no row of {source} can be trained on: {reasons}")

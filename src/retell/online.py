@@ -10,7 +10,6 @@ from typing import Any
 
 from retell.engines.base import Reloadable
 from retell.graders.pool import GraderPool
-from retell.journal import Journal
 from retell.ladder import Ladder
 from retell.meter import Budget, Meter
 from retell.mixes import kept_ids
@@ -19,6 +18,7 @@ from retell.prompts import Prompter
 from retell.recipe import Rewrite
 from retell.records import Problem, Row, TrainRow
 from retell.rollout import Stream, run_plans
+from retell.store import Store
 from retell.tally import Tally
 from retell.tokens import ChatTokenizer
 
@@ -40,7 +40,7 @@ class OnlineRewriter:
         tokenizer: ChatTokenizer,
         engine: Reloadable,
         graders: GraderPool,
-        journal: Journal,
+        journal: Store,
         notes: Path,
     ) -> None:
         self._problems = {problem.id: problem for problem in problems}

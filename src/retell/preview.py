@@ -15,13 +15,13 @@ from retell.engines.base import Engine
 from retell.errors import DataError, EngineError
 from retell.estimates import Estimate, bootstrap, everywhere, share
 from retell.graders.pool import GraderPool
-from retell.journal import Journal
 from retell.ladder import Climb, Ladder
 from retell.meter import Meter
 from retell.mixes import expert_ids, kept_ids
 from retell.progress import progress
 from retell.records import Problem, Row
 from retell.rollout import Stream, run_plans
+from retell.store import Desk
 from retell.tally import Tally
 from retell.tokens import ChatTokenizer
 from retell.weights import LOW
@@ -46,7 +46,7 @@ def climb_some(
     ladder: Ladder,
     engine: Engine,
     graders: GraderPool,
-    journal: Journal,
+    journal: Desk,
     stream: Stream,
     meter: Meter,
 ) -> list[Climb]:

@@ -13,6 +13,7 @@ from typing import Any
 from retell.answers import gold_of_solution
 from retell.errors import DataError, MissingExtraError, first_line
 from retell.hashing import digest, digest_of_all
+from retell.problemtable import ProblemTable, write_problems
 from retell.recipe import Data, located
 from retell.records import Problem, Reject
 
@@ -24,13 +25,13 @@ _UNNAMED = "no data named: give --data FILE, a folder, or a Hugging Face dataset
 class Loaded:
     """What was read: rows in = problems + rejected. ``digest`` identifies the problems' content."""
 
-    problems: tuple[Problem, ...]
+    problems: Sequence[Problem]
     rejected: tuple[Reject, ...]
     digest: str
 
 
-def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
-    """Reads problems from a file, a folder of files or a hub dataset.
+def load_problems(data: Data, *, needs_solution: bool = True, spool: Path | None = None) -> Loaded:
+    """Reads problems from a file, a folder of files or a hub dataset; with ``spool`` they are kept there.
 
     The gold is ``answer_field``, or else ``answer_raw``, else ``answer``, else the solution's last box or ``####``. Ids
     that repeat, given or derived, are made distinct. Benchmarks need no solution.
@@ -41,7 +42,13 @@ def load_problems(data: Data, *, needs_solution: bool = True) -> Loaded:
     if not data.path:
         raise DataError(_UNNAMED)
     rejected: list[Reject] = []
-    problems = tuple(_usable(data, needs_solution, rejected))
+    usable = _usable(data, needs_solution, rejected)
+    problems: Sequence[Problem]
+    if spool is None:
+        problems = tuple(usable)
+    else:
+        write_problems(spool, usable)
+        problems = ProblemTable(spool)
     if not problems:
         raise DataError(_nothing_left(data.path, rejected))
     return loaded(problems, rejected)
@@ -61,7 +68,7 @@ def _usable(data: Data, needs_solution: bool, rejected: list[Reject]) -> Iterato
 
 def loaded(problems: Sequence[Problem], rejected: Sequence[Reject]) -> Loaded:
     """Both, with the digest of the problems' content."""
-    return Loaded(tuple(problems), tuple(rejected), digest_of_all(map(_content, problems)))
+    return Loaded(problems, tuple(rejected), digest_of_all(map(_content, problems)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +249,7 @@ def _problem(where: str, row: dict[str, Any] | Reject, data: Data, needs_solutio
         answer=answer,
         solution=solution,
         source=_text(row.get("source")),
-        candidates=tuple(candidates) if candidates is not None else None,
+        candidates=tuple(map(_valid, candidates)) if candidates is not None else None,
     )
 
 
@@ -269,8 +276,12 @@ def _text(value: Any) -> str:
         return "" if value != value else str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # A lone surrogate is valid JSON and no valid text: it could be neither stored nor tokenised.
-    return value.encode("utf-8", "replace").decode().strip() if isinstance(value, str) else ""
+    return _valid(value).strip() if isinstance(value, str) else ""
+
+
+def _valid(text: str) -> str:
+    """A lone surrogate is valid JSON and no valid text: it could be neither stored nor tokenised."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _distinct(problem: Problem, taken: Counter[str]) -> Problem:

@@ -127,6 +127,10 @@ class Sampler(Grading):
     """Base URLs of OpenAI-compatible servers, for the engine `server`: http://127.0.0.1:8000/v1 …"""
     engine_args: dict[str, int | float | bool | str] = Field(default_factory=dict)
     """Arguments of the engine itself (as flags: --engine-args.batch-size 64); see docs/engines.md."""
+    ray: str | None = None
+    """Draw on a Ray cluster: its address, or `auto` (a bare --ray) for the one that is there, else this machine."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Engines on the cluster; by default one for each GPU (or tensor_parallel_size of them), else one a machine."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Sampling temperature; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -330,9 +334,11 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe without keys that have no value, and without budgets, which belong to one start."""
-    budgets = {"max_tokens_total", "max_hours"}
-    return recipe.model_dump(mode="json", exclude_none=True, exclude={"rewrite": budgets, "evaluate": budgets})
+    """The resolved recipe without keys that have no value, and without those that belong to one start: its budgets, and
+    where it draws.
+    """
+    passing = {"max_tokens_total", "max_hours", "ray", "workers"}
+    return recipe.model_dump(mode="json", exclude_none=True, exclude={"rewrite": passing, "evaluate": passing})
 
 
 def dump_recipe(recipe: Recipe) -> str:

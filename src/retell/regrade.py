@@ -14,12 +14,13 @@ from retell.benchmarks import load_benchmarks
 from retell.errors import DataError, RequestError
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
-from retell.journal import Journal, graded_by
+from retell.journal import graded_by
 from retell.problems import load_problems
 from retell.progress import progress
 from retell.recipe import Data, Evaluate
 from retell.records import Attempt, Outcome, Sample, Verdict
 from retell.rollout import TRUNCATED
+from retell.store import Store
 
 Summary = dict[str, Any]
 Gold = tuple[str, str]
@@ -59,7 +60,7 @@ def golds_of_evaluation(settings: Evaluate, folder: Path, *, with_texts: bool) -
 
 
 def regrade(
-    journal: Journal, rungs: Sequence[str], gold_of: GoldOf, earlier: Sequence[str], graders: GraderPool
+    journal: Store, rungs: Sequence[str], gold_of: GoldOf, earlier: Sequence[str], graders: GraderPool
 ) -> dict[str, Summary]:
     """Grades the stored samples of some rungs (or benchmarks), and says for each what changed.
 
@@ -94,7 +95,7 @@ def regrade(
 
 
 def _judged(
-    journal: Journal, rungs: Sequence[str], gold_of: GoldOf, earlier: Sequence[str], graders: GraderPool
+    journal: Store, rungs: Sequence[str], gold_of: GoldOf, earlier: Sequence[str], graders: GraderPool
 ) -> Iterator[tuple[Sample, Verdict | None, Verdict | None]]:
     """Every sample with its earlier and its new verdict, in any order; None for the latter where there is no gold."""
     pending: dict[str, tuple[Sample, str, Verdict | None]] = {}

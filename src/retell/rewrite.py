@@ -3,23 +3,22 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from retell.engines.base import Engine
 from retell.errors import DataError, EngineError
-from retell.graders.pool import GraderPool
-from retell.journal import Journal
-from retell.ladder import Ladder, reject
-from retell.meter import Meter
+from retell.executor import Executor, Job
+from retell.ladder import Climb, Ladder, reject
 from retell.problems import Loaded
+from retell.problemtable import chosen
 from retell.progress import progress
 from retell.prompts import Prompter
 from retell.records import Problem, Reject, Row
-from retell.rollout import Stream, run_plans
+from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.tables import TableWriter
 from retell.tally import Tally
@@ -39,53 +38,73 @@ SCHEMA = pa.schema(
 )
 
 
-def rewrite(
-    loaded: Loaded,
-    ladder: Ladder,
-    engine: Engine,
-    graders: GraderPool,
-    journal: Journal,
-    stream: Stream,
-    meter: Meter,
-    folder: RunFolder,
-) -> dict[str, Any]:
+def rewrite(loaded: Loaded, ladder: Ladder, executor: Executor, stream: Stream, folder: RunFolder) -> dict[str, Any]:
     """Climbs the ladder with every problem; writes rewritten.parquet (in the order of the problems) and rejected.jsonl,
     and returns what rewrite.json says of them.
 
     Every problem given becomes a row or, where the engine failed, a reject; what was rejected before is written too.
     """
     started = time.monotonic()
-    tally = Tally(ladder.exhaustive)
-    rows: dict[str, Row] = {}
-    failed: dict[str, Reject] = {}
+    live = Tally(ladder.exhaustive)
+    total = len(loaded.problems)
 
     def figures() -> dict[str, str]:
-        return tally.figures() | meter.figures()
+        return (live.figures() if live.rows else {}) | dict(executor.figures())
 
-    with progress("rewriting", len(loaded.problems), figures, meter.seconds_left) as tick:
-        plans = (ladder.climb(problem) for problem in loaded.problems)
-        for climb in run_plans(plans, engine, graders, journal, stream, meter):
-            if isinstance(climb.result, Row):
-                rows[climb.result.id] = climb.result
-            elif climb.result.id is not None:
-                failed[climb.result.id] = climb.result
-            tally.add(climb)
-            tick(len(rows) + len(failed))
-    ordered = [rows[problem.id] for problem in loaded.problems if problem.id in rows]
-    rejected = [*loaded.rejected, *(failed[problem.id] for problem in loaded.problems if problem.id in failed)]
-    if not ordered:
-        why = next(iter(failed.values())).detail
-        raise EngineError(f"no problem has a row: {why}; mend the cause and start again")
-    _write(folder, ordered, rejected)
+    with progress("rewriting", total, figures, executor.seconds_left) as tick:
+        for done in executor.draw(_jobs(ladder, loaded), live.add):
+            tick(done)
+    tally = Tally(ladder.exhaustive)
+    reasons = Counter(reject.reason for reject in loaded.rejected)
+    failed = _write(folder, loaded.rejected, executor.settle(_jobs(ladder, loaded)), tally, total)
+    reasons.update(failed)
     return {
-        "problems": len(ordered),
+        "problems": tally.rows,
         **tally.summary(),
-        "rejected": dict(Counter(reject.reason for reject in rejected)),
-        "failed": len(failed),
-        "faults": dict(engine.faults),
+        "rejected": dict(reasons),
+        "failed": failed.total(),
+        "faults": dict(executor.faults),
         "seconds": round(time.monotonic() - started, 3),
         "policy": stream.policy,
     }
+
+
+def _jobs(ladder: Ladder, loaded: Loaded) -> Iterator[Job[Climb]]:
+    return (Job(problem.id, partial(ladder.climb, problem)) for problem in loaded.problems)
+
+
+def _write(
+    folder: RunFolder, before: Sequence[Reject], climbs: Iterator[Climb], tally: Tally, total: int
+) -> Counter[str]:
+    """Writes rows and rejects as they come; how many are newly rejected, by reason.
+
+    Raises:
+        EngineError: no problem has a row.
+    """
+    failed: Counter[str] = Counter()
+    why = ""
+    with (
+        folder.replacing("rewritten.parquet") as path,
+        TableWriter(path, SCHEMA) as table,
+        folder.replacing("rejected.jsonl") as rejected,
+        rejected.open("w", encoding="utf-8") as lines,
+        progress("writing", total) as tick,
+    ):
+        for reject in before:
+            lines.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+        for climb in climbs:
+            tally.add(climb)
+            if isinstance(climb.result, Row):
+                messages = [dict(message) for message in climb.result.messages]
+                table.add({name: getattr(climb.result, name) for name in SCHEMA.names} | {"messages": messages})
+            else:
+                failed[climb.result.reason] += 1
+                why = why or climb.result.detail
+                lines.write(json.dumps(asdict(climb.result), ensure_ascii=False) + "\n")
+            tick(tally.rows + failed.total())
+        if not tally.rows:
+            raise EngineError(f"no problem has a row: {why}; mend the cause and start again")
+    return failed
 
 
 def reject_untrainable(loaded: Loaded, prompter: Prompter, tokenizer: ChatTokenizer | None, max_length: int) -> Loaded:
@@ -99,34 +118,27 @@ def reject_untrainable(loaded: Loaded, prompter: Prompter, tokenizer: ChatTokeni
     """
     if tokenizer is None:
         return loaded
-    kept: list[Problem] = []
+    keep: list[bool] = []
     rejected: list[Reject] = list(loaded.rejected)
-    for problem in loaded.problems:
-        control = tokenizer.control_token(problem.problem) or tokenizer.control_token(problem.solution)
-        if control:
-            rejected.append(reject(problem, "control_token", f"it spells out {control!r}"))
-            continue
-        try:
-            prompt, response = tokenizer.training_ids(prompter.conversation(problem.problem, problem.solution))
-        except DataError as error:
-            rejected.append(reject(problem, "chat_template", str(error)))
-            continue
-        length = len(prompt) + len(response)
-        if length > max_length:
-            rejected.append(reject(problem, "overlong", f"{length} tokens, the limit is {max_length}"))
-        else:
-            kept.append(problem)
-    if not kept:
+    with progress("measuring lengths", len(loaded.problems)) as tick:
+        for problem in loaded.problems:
+            fault = _untrainable(problem, prompter, tokenizer, max_length)
+            keep.append(fault is None)
+            rejected += [fault] if fault else []
+            tick(len(keep))
+    if not any(keep):
         why = f"{rejected[-1].reason}, {rejected[-1].detail}"
         raise DataError(f"none of the {len(loaded.problems)} problems can be trained on; the last: {why}")
-    return replace(loaded, problems=tuple(kept), rejected=tuple(rejected))
+    return replace(loaded, problems=chosen(loaded.problems, keep), rejected=tuple(rejected))
 
 
-def _write(folder: RunFolder, rows: list[Row], rejected: Sequence[Reject]) -> None:
-    with folder.replacing("rewritten.parquet") as path, TableWriter(path, SCHEMA) as table:
-        for row in rows:
-            messages = [dict(message) for message in row.messages]
-            table.add({name: getattr(row, name) for name in SCHEMA.names} | {"messages": messages})
-    with folder.replacing("rejected.jsonl") as path:
-        lines = (json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejected)
-        path.write_text("".join(lines), encoding="utf-8")
+def _untrainable(problem: Problem, prompter: Prompter, tokenizer: ChatTokenizer, max_length: int) -> Reject | None:
+    control = tokenizer.control_token(problem.problem) or tokenizer.control_token(problem.solution)
+    if control:
+        return reject(problem, "control_token", f"it spells out {control!r}")
+    try:
+        prompt, response = tokenizer.training_ids(prompter.conversation(problem.problem, problem.solution))
+    except DataError as error:
+        return reject(problem, "chat_template", str(error))
+    length = len(prompt) + len(response)
+    return reject(problem, "overlong", f"{length} tokens, the limit is {max_length}") if length > max_length else None

@@ -16,9 +16,10 @@ from retell.errors import BudgetError, EngineError
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.hashing import digest, seed_of
-from retell.journal import Journal, graded_by
+from retell.journal import graded_by
 from retell.meter import Meter
 from retell.records import Attempt, Completion, Problem, Prompt, Request, Sample, Sampling, Verdict
+from retell.store import Desk
 
 T = TypeVar("T")
 TRUNCATED = Verdict("wrong", None, "stopped for length")
@@ -56,8 +57,16 @@ class Stream:
 
     def request(self, ask: Ask, index: int) -> Request:
         """The request for one sample of an ask: its seed and its key come from content alone."""
+        return self._request(ask, index, ask.prompt.digest(), asdict(ask.sampling))
+
+    def requests(self, ask: Ask) -> list[Request]:
+        """The requests for all that is asked."""
+        shown, sampling = ask.prompt.digest(), asdict(ask.sampling)
+        return [self._request(ask, index, shown, sampling) for index in ask.indices]
+
+    def _request(self, ask: Ask, index: int, shown: str, sampling: dict[str, object]) -> Request:
         seed = seed_of(self.stage, self.seed, ask.problem.id, ask.rung, self.round, index)
-        how = digest(ask.prompt.digest(), asdict(ask.sampling), seed)
+        how = digest(shown, sampling, seed)
         key = digest(self.policy, self.round, ask.problem.id, ask.rung, index, how)
         return Request(key, ask.problem.id, ask.rung, self.round, index, ask.prompt, ask.sampling, seed)
 
@@ -88,7 +97,7 @@ class _Live(Generic[T]):
 
 
 def run_plans(
-    plans: Iterable[Plan[T]], engine: Engine, graders: GraderPool, journal: Journal, stream: Stream, meter: Meter
+    plans: Iterable[Plan[T]], engine: Engine, graders: GraderPool, journal: Desk, stream: Stream, meter: Meter
 ) -> Iterator[T]:
     """Advances all plans and yields their results as they come, in any order.
 
@@ -121,7 +130,7 @@ def run_plans(
 
 class _Scheduler(Generic[T]):
     def __init__(
-        self, plans: Iterator[Plan[T]], graders: GraderPool, journal: Journal, stream: Stream, meter: Meter
+        self, plans: Iterator[Plan[T]], graders: GraderPool, journal: Desk, stream: Stream, meter: Meter
     ) -> None:
         self.spent: str | None = None
         self._plans = plans
@@ -209,7 +218,7 @@ class _Scheduler(Generic[T]):
                 self._ask(live, ask)
 
     def _ask(self, live: _Live[T], ask: Ask) -> None:
-        requests = [self._stream.request(ask, index) for index in ask.indices]
+        requests = self._stream.requests(ask)
         live.requests = {request.key: request for request in requests}
         live.samples, live.attempts = {}, {}
         live.question, live.gold = ask.problem.problem, ask.problem.answer

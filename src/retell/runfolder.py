@@ -19,7 +19,7 @@ from retell.recipe import Recipe, dump_recipe, is_text, load_recipe
 _RECIPE, _MANIFEST, _LOCK = "recipe.resolved.toml", "manifest.json", ".lock"
 _ALWAYS = (
     "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "report.html", "report.md", "contamination.json",
-    _RECIPE, _MANIFEST,
+    "problems.parquet", _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
 _FOLDERS = ("checkpoints", "eval", "export", "gap")
@@ -79,6 +79,11 @@ class RunFolder:
             with contextlib.suppress(OSError):  # a request that was refused leaves nothing behind
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
+
+    @property
+    def restarting(self) -> bool:
+        """Whether what is here will be discarded."""
+        return self._restart
 
     def recipe(self) -> Recipe | None:
         """The resolved recipe stored here, if there is one."""
@@ -182,7 +187,7 @@ class RunFolder:
         with contextlib.suppress(RunFolderError):  # a manifest that cannot be read goes too
             files = self._manifest()["files"]
         try:
-            for name in (*files, *_ALWAYS, "training", ".gap"):
+            for name in (*files, *_ALWAYS, "training", "samples", ".gap"):
                 _remove(self.path / name)
             for name in _FOLDERS:
                 with contextlib.suppress(OSError):
@@ -217,6 +222,29 @@ class RunFolder:
         except BaseException:
             _remove(temporary)
             raise
+
+    @contextlib.contextmanager
+    def spool(self, name: str) -> Iterator[Path]:
+        """Gives a temporary path beside ``name``; it is gone when the block ends, unless `place` has moved it there."""
+        temporary = self.path / f".{name}.tmp"
+        _remove(temporary)
+        try:
+            yield temporary
+        finally:
+            _remove(temporary)
+
+    def place(self, spool: Path, name: str) -> Path:
+        """Moves what was spooled into place.
+
+        Raises:
+            StorageError: it cannot be moved.
+        """
+        target = self.path / name
+        try:
+            os.replace(spool, target)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror or error}; nothing stored is lost") from error
+        return target
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a whole text file, or leaves the old one."""

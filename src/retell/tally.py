@@ -46,6 +46,11 @@ class Tally:
             self._saved += missing * fmean(tokens) if tokens else 0.0
             self._rates[rung] += pass_rate(rollout, self._exhaustive)
 
+    @property
+    def rows(self) -> int:
+        """How many problems have a row."""
+        return sum(self._counts[f"rung {rung}"] for rung in _RUNGS)
+
     def figures(self) -> dict[str, str]:
         """The rungs so far, to be shown while more come, and the share of the tokens that need not be drawn.
 

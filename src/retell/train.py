@@ -52,17 +52,9 @@ class Source:
     rounds: int = 1
 
 
-def source_of(rows: Sequence[TrainRow]) -> Source:
-    """Rows that are there from the beginning.
-
-    Raises:
-        RequestError: two have the same id.
-    """
-    by_id = {row.id: row for row in rows}
-    if len(by_id) < len(rows):
-        twice, _ = Counter(row.id for row in rows).most_common(1)[0]
-        raise RequestError(f"two rows to train on have the id {twice}: give them ids of their own")
-    return Source(tuple(by_id), lambda *_: by_id)
+def source_of(rows: Mapping[str, TrainRow]) -> Source:
+    """Rows that are there from the beginning."""
+    return Source(tuple(rows), lambda *_: rows)
 
 
 class _Progress(TrainerCallback):

@@ -11,11 +11,11 @@ from browser.chromium import PHONE, Visit, visit
 from playwright.sync_api import Browser, Route, expect
 from runs import make_run, said, viewing
 
-from retell import pipeline
 from retell.browse import MARKUP, sampled_rows, scripts, styles
 from retell.records import Request
 from retell.runfolder import RunFolder
 from retell.shell import page
+from retell.showing import open_rows
 
 RAN = "window.ran = true"
 HOSTILE = (
@@ -73,7 +73,7 @@ def embedded(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = RunFolder(run)
     recipe = folder.recipe()
     assert recipe
-    return written(tmp_path_factory.mktemp("page"), asdict(sampled_rows(folder, pipeline.open_rows(recipe, folder))))
+    return written(tmp_path_factory.mktemp("page"), asdict(sampled_rows(folder, open_rows(recipe, folder))))
 
 
 @pytest.fixture(scope="module")

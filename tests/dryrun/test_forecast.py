@@ -15,6 +15,7 @@ import pytest
 
 import retell
 from retell import pipeline
+from retell.drawing import open_policy
 from retell.dryrun import inputs
 from retell.dryrun.footprint import Weights, of_gap, of_journal, weights_in
 from retell.dryrun.forecast import Forecast, Step, forecast, summarise
@@ -151,7 +152,7 @@ def test_a_run_leaves_about_as_many_bytes_as_was_forecast(done: tuple[Path, dict
 
 def test_tokens_to_train_on_are_those_of_the_rows() -> None:
     changed = recipe(train={"runs": ["sft"], "epochs": 2})
-    policy = pipeline.open_policy(changed.policy)
+    policy = open_policy(changed.policy)
     looked = inputs.look(changed)
     assert looked.loaded and looked.prompter
     lengths = [looked.prompter.training_length(one.problem, one.solution) or 0 for one in looked.loaded.problems]
@@ -426,8 +427,10 @@ def test_nothing_is_written_drawn_or_loaded(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("that is for a run")
 
-    for name in ("load_model", "open_engine", "GraderPool", "Journal"):
+    for name in ("load_model", "open_engine_of", "GraderPool"):
         monkeypatch.setattr(pipeline, name, refuse)
+    for name in ("open_engine_of", "GraderPool", "Journal", "open_store"):
+        monkeypatch.setattr(f"retell.steps.{name}", refuse)
     monkeypatch.setattr(RunFolder, "__enter__", refuse)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()

@@ -27,6 +27,8 @@ URL = "http://127.0.0.1:9/v1"
         ({"engine_args": {"batch_size": 0}}, "batch_size = 0"),
         ({"engine_args": {"batch_size": True}}, "batch_size = True"),
         ({"engine_args": {"dtype": "fp8"}}, "dtype = 'fp8': use one of auto"),
+        ({"engine": "recorded", "ray": "auto"}, "draws nothing that a cluster could draw: leave out --ray"),
+        ({"workers": 2}, "workers = 2 are those of a cluster: give --ray"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_before_it_is_opened(settings: dict[str, object], says: str) -> None:
@@ -45,6 +47,8 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
         check_engine(Evaluate(engine="server", base_url=(URL,)))
     with pytest.raises(MissingExtraError, match=r"retell\[local\]"):
         check_engine(Evaluate())
+    with pytest.raises(MissingExtraError, match=r"retell\[ray\]"):
+        check_engine(Evaluate(ray="auto"))
 
 
 def test_a_policy_that_only_a_server_knows_needs_a_name() -> None:

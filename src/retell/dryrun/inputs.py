@@ -28,6 +28,7 @@ from retell.prompts import Prompter, load_template
 from retell.recipe import Evaluate, Recipe, Rewrite
 from retell.records import Reject
 from retell.rewrite import reject_untrainable
+from retell.steps import choosing
 from retell.tokens import ChatTokenizer
 
 State = Literal["ok", "wrong", "unknown"]
@@ -230,7 +231,7 @@ def _drawing(inputs: Inputs) -> Looking:
     """The engine and the grader of rewriting."""
     settings = inputs.recipe.rewrite
     yield from _guarded("rewrite engine", _engine(inputs, "rewrite", settings))
-    yield from _guarded("rewrite grader", _named("rewrite grader", lambda: pipeline.choosing(settings).name))
+    yield from _guarded("rewrite grader", _named("rewrite grader", lambda: choosing(settings).name))
 
 
 def _scoring(inputs: Inputs) -> Looking:

@@ -35,7 +35,7 @@ def unknown_lengths(limit: int) -> Lengths:
     return Lengths((0, 0), (0, limit), f"how long rows are is unknown: at most {limit:,} tokens each")
 
 
-def some_of(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+def some_of(problems: Sequence[Problem]) -> Sequence[Problem]:
     """At most `LOOKED_AT` of the problems, evenly spaced."""
     return problems[:: -(-len(problems) // LOOKED_AT)]
 

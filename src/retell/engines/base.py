@@ -32,8 +32,8 @@ Batches = Generator[list[tuple[Request, Completion]], None, None]
 """Completions with their requests as they come; closed, it calls off what is in flight."""
 
 
-class Engine(Protocol):
-    """Draws one completion for each request it takes.
+class Source(Protocol):
+    """What plans need to know of whatever draws.
 
     ``draws`` says whether completions are independent draws from the policy for any prompt; an engine that merely hands
     out what was recorded elsewhere does not. ``context`` is the most tokens of prompt and response together, if known.
@@ -43,6 +43,10 @@ class Engine(Protocol):
     draws: bool
     context: int | None
     faults: Counter[str]
+
+
+class Engine(Source, Protocol):
+    """Draws one completion for each request it takes."""
 
     def sample(self, take: Take) -> Batches:
         """Takes requests as it has room and yields completions as they finish, in any order.

@@ -27,6 +27,7 @@ def check_engine(settings: Rewrite | Evaluate, problems: Sequence[Problem] = ())
     Raises:
         RequestError: it is not installed, something it needs is missing, or an argument is unknown or has a bad value.
     """
+    _check_cluster(settings)
     if settings.base_url and settings.engine != "server":
         raise RecipeError(f"base_url is for engine = 'server', and engine = {settings.engine!r}: leave one out")
     if settings.engine == "recorded" and settings.engine_args:
@@ -41,6 +42,17 @@ def check_engine(settings: Rewrite | Evaluate, problems: Sequence[Problem] = ())
         raise RecipeError(f"engine_args.dtype = {dtype!r}: use one of {', '.join(DTYPES)}")
     if type(rows) is not int or rows < 1:
         raise RecipeError(f"engine_args.batch_size = {rows!r}: it is a number of rows, at least 1")
+
+
+def _check_cluster(settings: Rewrite | Evaluate) -> None:
+    if settings.ray is None:
+        if settings.workers is not None:
+            raise RecipeError(f"workers = {settings.workers} are those of a cluster: give --ray, or leave them out")
+        return
+    if settings.engine == "recorded":
+        raise RecipeError("engine = 'recorded' draws nothing that a cluster could draw: leave out --ray")
+    if find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray")
 
 
 def served_model(settings: Rewrite | Evaluate) -> str:

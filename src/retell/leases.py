@@ -1,0 +1,235 @@
+"""Which worker draws which problems: blocks are lent out and come back done, or are lent again.
+
+There is no clock and no network in here; `retell.cluster` has them.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from retell.meter import Budget, Meter
+from retell.problemtable import ProblemTable
+from retell.records import Problem
+
+Item = tuple[str, Problem]
+"""A problem and the benchmark that it is of; "" where there is none."""
+REWRITE_BLOCK = 32
+"""Problems of a block in rewriting: what is lost with a worker, and 27,000 files for NuminaMath's 860,000."""
+EVALUATE_BLOCK = 4
+"""In evaluation, where benchmarks are small and every problem has all its samples drawn."""
+_TRIES = 2
+"""Workers that a single problem may cost before it is given up."""
+_LOST_IN_A_ROW = 16
+"""Workers lost while none finished anything, beside one for each that there is: a block with one bad problem costs
+eight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The problems of a stage in blocks of ``size``, read when they are asked for."""
+
+    problems: Sequence[Problem]
+    size: int
+    benchmarks: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.problems) // self.size)
+
+    def items(self, block: int) -> list[Item]:
+        """The problems of a block."""
+        start, end = block * self.size, (block + 1) * self.size
+        here = (
+            self.problems.part(start, self.size)
+            if isinstance(self.problems, ProblemTable)
+            else self.problems[start:end]
+        )
+        names = self.benchmarks[start:end] if self.benchmarks else [""] * len(here)
+        return list(zip(names, here, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Problems ``start`` to ``end`` of a block.
+
+    Nothing else may be drawn beside those that are ``alone``, because a worker was lost with them; ``tries`` counts the
+    workers that they have cost so.
+    """
+
+    block: int
+    start: int
+    end: int
+    alone: bool = False
+    tries: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many problems it has."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A piece that a worker has, under a number that no other lease has. ``whole`` if it is its entire block."""
+
+    number: int
+    block: int
+    items: list[Item]
+    whole: bool
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a lease came to: why requests failed, by key, the file that was written, and counts of what was drawn."""
+
+    failed: dict[str, str]
+    file: str | None
+    drawn: int
+    found: int
+    tokens: int
+    uncounted: int
+    undecided: int
+    truncated: int
+    faults: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the drawing stands; what failed and what was written is told once it is ``finished``."""
+
+    done: int
+    waiting: bool
+    finished: bool
+    broken: str | None
+    spent: str | None
+    meter: Meter
+    faults: dict[str, int]
+    failed: dict[str | tuple[str, str], str]
+    files: list[str]
+
+
+@dataclass(slots=True)
+class _Out:
+    worker: str
+    piece: Piece
+
+
+class Leases:
+    """Lends pieces to workers until all are done.
+
+    A worker takes the next piece before it is done with the last, so that its engine never runs dry; but never more
+    than its share of what is left, so that near the end one does not hold what another could draw. Where a worker is
+    lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that has cost two
+    workers alone is given up: ``failed`` says why.
+    """
+
+    def __init__(self, blocks: Blocks, done: Iterable[int], budget: Budget, workers: int) -> None:
+        self._blocks = blocks
+        self._fresh = deque(sorted(set(range(len(blocks))) - set(done)))
+        self._again: deque[Piece] = deque()
+        self._out: dict[int, _Out] = {}
+        self._gone: set[str] = set()
+        self._numbers = 0
+        self._workers = workers
+        self._patience = _LOST_IN_A_ROW + workers
+        self._lost_in_a_row = 0
+        self._broken: str | None = None
+        self._meter = Meter(budget)
+        self._faults: Counter[str] = Counter()
+        self._failed: dict[str | tuple[str, str], str] = {}
+        self._files: list[str] = []
+        self._done = len(blocks.problems) - sum(self._size(block) for block in self._fresh)
+
+    def next(self, worker: str) -> Lease | None:
+        """Lends a piece, if the worker may have one now; without any it should finish what it has, and ask again.
+
+        One that was thought lost, and is not, gets nothing any more.
+        """
+        held = [out.piece for out in self._out.values() if out.worker == worker]
+        if self._broken or self._meter.spent() or worker in self._gone or any(piece.alone for piece in held):
+            return None
+        if self._again and not held:
+            return self._lend(worker, self._again.popleft())
+        if self._fresh and not (held and self._has_its_share(held)):
+            block = self._fresh.popleft()
+            return self._lend(worker, Piece(block, 0, self._size(block)))
+        return None
+
+    def _has_its_share(self, held: Sequence[Piece]) -> bool:
+        left = len(self._blocks.problems) - self._done
+        more = sum(piece.size for piece in held) + self._size(self._fresh[0])
+        return more * self._workers > left
+
+    def done(self, number: int, report: Report) -> None:
+        """Takes a lease back that is done; one that is not out any more, because its worker was thought lost, is not
+        counted twice.
+        """
+        out = self._out.pop(number, None)
+        if out is None:
+            return
+        self._lost_in_a_row = 0
+        self._done += out.piece.size
+        self._failed.update(report.failed)
+        self._files += [report.file] if report.file else []
+        self._faults.update(report.faults)
+        meter = self._meter
+        meter.failed += len(report.failed)
+        for name in ("drawn", "found", "tokens", "uncounted", "undecided", "truncated"):
+            setattr(meter, name, getattr(meter, name) + getattr(report, name))
+
+    def begin(self) -> None:
+        """Notes that drawing begins: rates and budgets count from here."""
+        self._meter.begin(self._done)
+
+    def lost(self, worker: str, why: str) -> None:
+        """Takes back what a worker had that is no more, and prepares to lend it again."""
+        if worker in self._gone:
+            return
+        self._gone.add(worker)
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row > self._patience:
+            self._broken = why
+        for number in [number for number, out in self._out.items() if out.worker == worker]:
+            self._retry(self._out.pop(number).piece, why)
+
+    def standing(self) -> Standing:
+        """Where it stands."""
+        waiting = bool(self._again or self._fresh) and not self._meter.spent()
+        finished = not (self._again or self._fresh or self._out)
+        return Standing(
+            self._done,
+            waiting,
+            finished,
+            self._broken,
+            self._meter.spent(),
+            self._meter,
+            dict(self._faults),
+            dict(self._failed) if finished else {},
+            list(self._files) if finished else [],
+        )
+
+    def _retry(self, piece: Piece, why: str) -> None:
+        if not piece.alone:
+            self._again.append(Piece(piece.block, piece.start, piece.end, alone=True))
+        elif piece.size > 1:
+            middle = piece.start + piece.size // 2
+            self._again.append(Piece(piece.block, piece.start, middle, alone=True))
+            self._again.append(Piece(piece.block, middle, piece.end, alone=True))
+        elif piece.tries + 1 < _TRIES:
+            self._again.append(Piece(piece.block, piece.start, piece.end, alone=True, tries=piece.tries + 1))
+        else:
+            ((benchmark, problem),) = self._items(piece)
+            self._failed[benchmark, problem.id] = f"{_TRIES} workers were lost while they drew it alone: {why}"
+            self._done += 1
+
+    def _lend(self, worker: str, piece: Piece) -> Lease:
+        self._numbers += 1
+        self._out[self._numbers] = _Out(worker, piece)
+        whole = piece.size == self._size(piece.block)
+        return Lease(self._numbers, piece.block, self._items(piece), whole, piece.alone)
+
+    def _items(self, piece: Piece) -> list[Item]:
+        return self._blocks.items(piece.block)[piece.start : piece.end]
+
+    def _size(self, block: int) -> int:
+        return min(self._blocks.size, len(self._blocks.problems) - block * self._blocks.size)
