@@ -11,15 +11,16 @@ ROOT = Path(retell.__file__).parent
 FLOORS = (
     ("errors", "hashing", "answers", "stats", "dryrun.spans", "dryrun.offline", "head", "packing", "losses",
      "document", "legend", "shell"),
-    ("records", "plugins", "schedule", "processes", "tables", "hub", "charts", "flow", "markdown",
-     "sections.beside", "dryrun.footprint"),
+    ("records", "plugins", "schedule", "processes", "tables", "matching", "ratios", "weights", "hub", "charts",
+     "flow", "markdown", "sections.beside", "dryrun.footprint"),
     ("recipe", "methods", "card", "journal", "leaks", "meter", "progress", "paired", "paper", "spread",
      "graders.base", "graders.latex", "graders.qwen_text"),
     ("policy", "tokens", "problems", "runfolder", "graders.expressions", "graders.units", "graders.pieces"),
-    ("prompts", "logprobs", "benchmarks", "results", "graders.values"),
+    ("prompts", "logprobs", "benchmarks", "results", "parts", "graders.values"),
     ("sections.overview", "sections.rungs", "sections.logprobs", "sections.training", "sections.accuracy",
      "sections.cost", "sections.provenance", "sections.examples"),
     ("sections.weights", "sections.differences", "sections.caveats"),
+    ("sections.tuned",),
     ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
     ("exports.rows", "exports.licence", "engines.slots", "engines.recorded", "engines.scripted", "engines.window",
@@ -32,11 +33,11 @@ FLOORS = (
     ("graders.named",),
     ("graders.worker", "graders.pool"),
     ("rollout",),
-    ("ladder", "rows"),
+    ("ladder", "rows", "firsts"),
     ("tally", "scores", "browse", "finder"),
     ("webpage",),
-    ("rewrite", "evaluate", "gap", "train", "report", "comparison", "export", "grade", "regrade", "online", "view",
-     "checks.base"),
+    ("rewrite", "evaluate", "gap", "drift", "train", "report", "comparison", "export", "grade", "regrade",
+     "online", "view", "checks.base"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
     ("doctor", "dryrun.forecast"),
@@ -45,7 +46,10 @@ FLOORS = (
 # fmt: on
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "exports", "sections"}
-HEAVY = {"torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn"}
+HEAVY = {
+    "torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn",
+    "arviz_stats",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

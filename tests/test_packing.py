@@ -255,3 +255,47 @@ def test_batches_by_length_hold_every_row_once_longest_first_and_no_more_than_th
     for group, following in zip(groups, [*groups[1:], None], strict=False):
         assert group and (size(lengths, group, packed=False) <= most or len(group) == 1)
         assert following is None or size(lengths, [*group, following[0]], packed=False) > most
+
+
+# ------------------------------------------------------------------------------------ several responses to one prompt
+
+TWO: tuple[Pair, ...] = (C, (A[0], (21, 22, 23)), (A[0], (81, 82)), (A[0], ()), (A[0], (83, 84, 85, 86)), B)
+
+
+def test_responses_to_one_prompt_follow_it_and_each_begins_where_it_ends() -> None:
+    batch = collate([((5, 6), (7, 8)), ((5, 6), (9,)), ((3,), (4,))], packed=True, shared=True)
+    assert batch.ids.tolist() == [[5, 6, 7, 8, 9, 3, 4]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
+    assert batch.at_N.tolist() == [1, 2, 1, 5]
+    assert batch.targets_N.tolist() == [7, 8, 9, 4]
+    assert batch.row_N.tolist() == [0, 0, 1, 2]
+    assert batch.column_N.tolist() == [0, 1, 0, 0]
+    assert batch.lengths == ((2, 2, 1), 2)
+
+
+def packing() -> PreTrainedModel:
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float64).eval()
+    loaded.set_attn_implementation(ROWS_ATTENTION)
+    return loaded
+
+
+def test_responses_that_share_a_prompt_have_the_logprobs_that_they_have_alone() -> None:
+    model = packing()
+    with torch.no_grad():
+        together_N = logprobs(model, collate(TWO, packed=True, shared=True))
+        alone_N = torch.cat([logprobs(model, collate([row], packed=True)) for row in TWO])
+    torch.testing.assert_close(together_N, alone_N, atol=1e-12, rtol=0)
+
+
+def test_no_response_changes_those_of_another_to_the_same_prompt() -> None:
+    model = packing()
+    with torch.no_grad():
+        batch = collate(TWO, packed=True, shared=True)
+        before_N = logprobs(model, batch)
+        for row in (1, 2, 4):
+            for place in range(len(TWO[row][1])):
+                rows = changed(TWO, row, len(TWO[row][0]) + place)
+                after_N = logprobs(model, collate(rows, packed=True, shared=True))
+                own = batch.row_N == row
+                assert torch.equal(after_N[~own], before_N[~own])
+                assert not torch.equal(after_N[own], before_N[own])

@@ -157,6 +157,9 @@ def test_restarting_removes_what_retell_wrote_and_nothing_else(tmp_path: Path) -
         folder.write_text("rewritten.parquet", "")
         folder.finished("rewrite", 1, ["rewritten.parquet"])
         (tmp_path / "run" / "eval" / "mine.png").write_text("mine", encoding="utf-8")
+        folder.write_json("gap/sft.json", {})
+        folder.finished("gap/sft", 1, ["gap/sft.json"])
+        folder.write_text(".gap/model/part", "")
         (tmp_path / "run" / "checkpoints").symlink_to(linked)
     with RunFolder(tmp_path / "run", restart=True) as folder:
         assert (tmp_path / "run" / "rewritten.parquet").is_file(), (
@@ -171,11 +174,12 @@ def test_restarting_removes_what_retell_wrote_and_nothing_else(tmp_path: Path) -
 
 def test_what_follows_a_stage_is_out_of_date_once_it_begins_again(tmp_path: Path) -> None:
     stages = ["rewrite", "gap", "train/sft", "train/dft", "evaluate/base", "evaluate/sft", "evaluate/sft-2"]
+    stages += ["gap/sft", "gap/dft"]
     with RunFolder(tmp_path) as folder:
         for stage in stages:
             folder.finished(stage, 1, [])
         folder.begin("train/sft")
-        assert folder.stages() == ["rewrite", "gap", "train/dft", "evaluate/base", "evaluate/sft-2"]
+        assert folder.stages() == ["rewrite", "gap", "train/dft", "evaluate/base", "evaluate/sft-2", "gap/dft"]
         folder.begin("rewrite")
         assert folder.stages() == ["evaluate/base"]
 

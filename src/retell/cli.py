@@ -12,6 +12,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,16 +129,31 @@ def gap(
     *,
     policy: Annotated[Policy | None, _FLAT] = None,
     gap: Annotated[Gap | None, _FLAT] = None,
+    tables: Annotated[
+        bool, Parameter(negative="", help="Print the log-probs that were measured as Markdown; measure nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Log-probs and importance weights, expert against rewritten, by rung."""
+    """Log-probs and importance weights, expert against rewritten, by rung; under another --model its drift too."""
     with _existing(folder) as place:
         from retell import pipeline
 
-        recipe = overlay(_stored(place), _changes(policy=policy, gap=gap))
-        summary = pipeline.run_gap(recipe, place)
-        place.store_recipe(recipe)
-        _show(as_json, summary, present.gap, place)
+        stored = _stored(place)
+        if tables:
+            _show(as_json, pipeline.run_gap_tables(stored, place), present.tables)
+            return
+        recipe, other = _of_another(stored, _changes(policy=policy, gap=gap), policy)
+        if not other or pipeline.is_own_policy(recipe.policy, place):
+            summary = pipeline.run_gap(recipe, place)
+            place.store_recipe(recipe)
+            _show(as_json, summary, partial(present.gap, file="gap.json"), place)
+            return
+        name = pipeline.checkpoint_name(recipe.policy)
+        _refuse_outdated(place, name, recipe.policy, "give a copy of it elsewhere")
+        base = overlay(stored, _changes(gap=recipe.gap))
+        summary = pipeline.run_tuned_gap(base, place, recipe.policy)
+        place.store_recipe(base)
+        _show(as_json, summary, partial(present.gap, file=f"gap/{name}.json"), place)
 
 
 @app.command
@@ -184,15 +200,12 @@ def evaluate(
         from retell.contamination import look_for_benchmarks
 
         stored = folder.recipe() or Recipe()
-        recipe = overlay(stored, _changes(policy=policy, evaluate=evaluate))
-        other = stored.policy.model is not None and recipe.policy.model != stored.policy.model
-        if other and policy and "revision" not in policy.model_fields_set:
-            recipe = overlay(recipe, Recipe(policy=Policy(revision=None)))
+        recipe, other = _of_another(stored, _changes(policy=policy, evaluate=evaluate), policy)
         by_itself = Path(recipe.policy.model).name if other and recipe.policy.model else "base"
         called = by_itself if name is None else name
         if not called or Path(called).name != called:
             raise RecipeError(f"--name {called!r} is no plain name: give one without separators")
-        _refuse_outdated(folder, called, recipe.policy)
+        _refuse_outdated(folder, called, recipe.policy, "keep its result under another --name")
         look_for_benchmarks(recipe, folder)
         summary = pipeline.run_evaluate(recipe, folder, called, recipe.policy)
         # The run's policy stays the one that was rewritten for; a checkpoint that is evaluated does not replace it.
@@ -455,13 +468,21 @@ def _stored(folder: RunFolder) -> Recipe:
     return recipe
 
 
-def _refuse_outdated(folder: RunFolder, name: str, policy: Policy) -> None:
+def _of_another(stored: Recipe, changes: Recipe, policy: Policy | None) -> tuple[Recipe, bool]:
+    """The stored recipe with its changes, and whether they name another model than the run's policy."""
+    recipe = overlay(stored, changes)
+    other = stored.policy.model is not None and recipe.policy.model != stored.policy.model
+    if other and policy and "revision" not in policy.model_fields_set:
+        recipe = overlay(recipe, Recipe(policy=Policy(revision=None)))
+    return recipe, other
+
+
+def _refuse_outdated(folder: RunFolder, name: str, policy: Policy, otherwise: str) -> None:
     """Keeps a checkpoint whose training data has been replaced since from standing for the run's method of its name."""
     own = (folder.path / "checkpoints" / name).resolve()
     if policy.model and Path(policy.model).resolve() == own and f"train/{name}" not in folder.stages():
         raise RunFolderError(
-            f"checkpoints/{name} was trained on data that has been replaced since: train it again, or keep its result "
-            "under another --name"
+            f"checkpoints/{name} was trained on data that has been replaced since: train it again, or {otherwise}"
         )
 
 

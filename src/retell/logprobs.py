@@ -18,7 +18,9 @@ _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multip
 """Names under which configurations keep a factor of the logits; some multiply by it, some divide."""
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Names under which they keep a soft cap."""
-_PROBE: tuple[Pair, ...] = (((3, 1, 4, 1), (5, 9, 2)), ((6, 5), (3, 5, 8)))
+_PASS = {"cpu": 2048, "cuda": 16384}
+"""Tokens in one pass: on a processor so few that its cache holds what a layer makes of them."""
+_PROBE: tuple[Pair, ...] = (((3, 1, 4, 1), (5, 9, 2)), ((6, 5), (3, 5, 8)), ((6, 5), (9, 7)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,9 @@ def teach(model: PreTrainedModel) -> Taught:
     """Lets the model's forward pass take ``asked`` and return log-probs or a loss; finds out what the model allows.
 
     It stays inside the model's own forward pass, where sharded weights are gathered. Both findings are checked on the
-    model itself, with two short rows: whether its logits are head · hidden (scaled, soft-capped) and nothing more, and
-    whether packed rows give the hidden states that each gives alone. Where they do not, its own logits are used, or
-    padding.
+    model itself, with three short rows: whether its logits are head · hidden (scaled, soft-capped) and nothing more,
+    and whether packed rows, two of them with one prompt, give the hidden states that each gives alone. Where they do
+    not, its own logits are used, or padding.
 
     Raises:
         PolicyError: the head is adapted or sharded by itself, so that its weight is not what makes the logits.
@@ -95,20 +97,36 @@ def score(model: torch.nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def row_logprobs(model: PreTrainedModel, rows: Sequence[Pair], batch_tokens: int) -> Iterator[tuple[int, list[float]]]:
+def row_logprobs(
+    model: PreTrainedModel, rows: Sequence[Pair], batch_tokens: int | None = None
+) -> Iterator[tuple[int, list[float]]]:
     """Teaches the model and yields (row number, the log-prob of each response token) in batches of similar length, at
     most ``batch_tokens`` tokens with padding in one pass (a longer row goes alone).
+
+    Where rows can be packed, those that have the same prompt go together, and their prompt is read once.
     """
     taught = teach(model)
     device = next(model.parameters()).device
-    for numbers in by_length([len(prompt) + len(response) for prompt, response in rows], batch_tokens):
-        batch = collate([rows[i] for i in numbers], packed=taught.packs).to(device)
+    most = batch_tokens or _PASS.get(device.type, _PASS["cuda"])
+    groups = _same_prompt(rows) if taught.packs else [[number] for number in range(len(rows))]
+    lengths = [len(rows[group[0]][0]) + sum(len(rows[number][1]) for number in group) for group in groups]
+    for chosen in by_length(lengths, most):
+        numbers = [number for place in chosen for number in groups[place]]
+        batch = collate([rows[i] for i in numbers], packed=taught.packs, shared=taught.packs).to(device)
         scored = score(model, batch).tolist()
         begin = 0
         for number in numbers:
             end = begin + len(rows[number][1])
             yield number, scored[begin:end]
             begin = end
+
+
+def _same_prompt(rows: Sequence[Pair]) -> list[list[int]]:
+    """The numbers of the rows of each prompt."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, (prompt, _) in enumerate(rows):
+        groups.setdefault(tuple(prompt), []).append(number)
+    return list(groups.values())
 
 
 def _answer(head: Head, hidden_ND: Tensor, asked: Asked) -> Any:
@@ -172,7 +190,7 @@ def _packs(model: PreTrainedModel) -> bool:
 
 
 def _probe(model: PreTrainedModel, *, packed: bool) -> Batch:
-    return collate(_PROBE, packed=packed).to(next(model.parameters()).device)
+    return collate(_PROBE, packed=packed, shared=packed).to(next(model.parameters()).device)
 
 
 def _close(made: Tensor, own: Tensor, half: float = 0.02) -> bool:

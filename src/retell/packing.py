@@ -12,6 +12,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Prompt ids and response ids of one row."""
+Length = int | tuple[int, ...]
+"""Of a packed row; of a prompt with several responses that of the prompt and of each response."""
 ROWS_ATTENTION = "retell_rows"
 
 
@@ -21,7 +23,8 @@ class Batch:
 
     N counts the response tokens of all rows, row after row; token n is ``targets_N[n]``, stands in row ``row_N[n]`` at
     place ``column_N[n]`` of its response, and is predicted by the hidden state at ``at_N[n]`` of the ids laid flat.
-    ``lengths`` are those of packed rows; None where they are padded.
+    ``lengths`` are those of packed rows; of several responses to one prompt, those of the prompt and of each response.
+    None where rows are padded.
     """
 
     ids: Tensor
@@ -30,7 +33,7 @@ class Batch:
     targets_N: Tensor
     row_N: Tensor
     column_N: Tensor
-    lengths: tuple[int, ...] | None
+    lengths: tuple[Length, ...] | None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on a device."""
@@ -62,32 +65,65 @@ class Batch:
         return int(self.column_N.max()) + 1 if len(self.column_N) else 0
 
 
-def collate(rows: Sequence[Pair], *, packed: bool) -> Batch:
-    """Rows as a batch; no row gives one token about which nothing is asked, so that a forward pass is possible."""
-    lengths = [len(prompt) + len(response) for prompt, response in rows] or [1]
+def collate(rows: Sequence[Pair], *, packed: bool, shared: bool = False) -> Batch:
+    """Rows as a batch; no row gives one token about which nothing is asked, so that a forward pass is possible.
+
+    With ``shared`` packed rows that follow one another and have the same prompt have it once.
+    """
+    prompts = _by_prompt(rows, shared)
+    lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in prompts] or [1]
     longest = max(lengths)
     starts = [0, *accumulate(lengths)][:-1] if packed else [row * longest for row in range(len(lengths))]
     ids = torch.zeros(sum(lengths) if packed else longest * len(lengths), dtype=torch.long)
     positions = torch.zeros_like(ids) if packed else torch.arange(longest).repeat(len(lengths))
-    at, targets, row_of, columns = [], [], [], []
-    for row, ((prompt, response), start) in enumerate(zip(rows, starts, strict=False)):
-        end, first = start + lengths[row], start + len(prompt)
-        ids[start:end] = torch.tensor([*prompt, *response])
+    at: list[Tensor] = []
+    targets: list[Tensor] = []
+    row_of: list[Tensor] = []
+    columns: list[Tensor] = []
+    for (prompt, responses), start in zip(prompts, starts, strict=False):
+        first = begin = start + len(prompt)
+        ids[start:first] = torch.tensor(prompt, dtype=torch.long)
         if packed:
-            positions[start:end] = torch.arange(lengths[row])
-        at.append(torch.arange(first - 1, end - 1))
-        targets.append(ids[first:end])
-        row_of.append(torch.full((len(response),), row))
-        columns.append(torch.arange(len(response)))
+            positions[start:first] = torch.arange(len(prompt))
+        for response in responses:
+            end = begin + len(response)
+            ids[begin:end] = torch.tensor(response, dtype=torch.long)
+            if packed:
+                positions[begin:end] = torch.arange(len(prompt), len(prompt) + len(response))
+            at.append(torch.arange(begin - 1, end - 1))
+            at[-1][:1] = first - 1  # the prompt's last token predicts the first of each response
+            targets.append(ids[begin:end])
+            row_of.append(torch.full((len(response),), len(row_of)))
+            columns.append(torch.arange(len(response)))
+            begin = end
     nothing = torch.zeros(0, dtype=torch.long)
     asked = {"at_N": at, "targets_N": targets, "row_N": row_of, "column_N": columns}
     shape = (1, -1) if packed else (len(lengths), longest)
     return Batch(
         ids=ids.view(shape),
         positions=positions.view(shape),
-        lengths=tuple(lengths) if packed else None,
+        lengths=tuple(map(_length, prompts)) or (1,) if packed else None,
         **{name: torch.cat(part) if part else nothing for name, part in asked.items()},
     )
+
+
+_Prompt = tuple[Sequence[int], list[Sequence[int]]]
+"""A prompt and its responses."""
+
+
+def _by_prompt(rows: Sequence[Pair], shared: bool) -> list[_Prompt]:
+    prompts: list[_Prompt] = []
+    for prompt, response in rows:
+        if shared and prompts and tuple(prompts[-1][0]) == tuple(prompt):
+            prompts[-1][1].append(response)
+        else:
+            prompts.append((prompt, [response]))
+    return prompts
+
+
+def _length(one: _Prompt) -> Length:
+    prompt, responses = one
+    return len(prompt) + len(responses[0]) if len(responses) == 1 else (len(prompt), *map(len, responses))
 
 
 def rows_attention(
@@ -96,18 +132,37 @@ def rows_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    row_lengths: tuple[int, ...] | None = None,
+    row_lengths: tuple[Length, ...] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each of the packed rows, one after the other: no work is done between rows.
 
-    Without ``row_lengths`` it is plain causal attention.
+    A further response to a prompt looks at the prompt and at itself. Without ``row_lengths`` it is plain causal
+    attention.
     """
     options["is_causal"] = True
     lengths = [query.shape[2]] if row_lengths is None else list(row_lengths)
-    rows = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
-    mixed = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in rows]
+    rows = zip(*(t.split([_tokens(n) for n in lengths], dim=2) for t in (query, key, value)), strict=True)
+    mixed: list[Tensor] = []
+    for length, (q, k, v) in zip(lengths, rows, strict=True):
+        prompt, *responses = (0, length) if isinstance(length, int) else length
+        begin = prompt
+        for number, response in enumerate(responses):
+            end = begin + response
+            own = [t[:, :, :end] if not number else _without(t, prompt, begin, end) for t in (q, k, v)]
+            row = sdpa_attention_forward(module, own[0], own[1], own[2], None, **options)[0]
+            mixed.append(row[:, prompt:] if number else row)
+            begin = end
     return torch.cat(mixed, dim=1), None
+
+
+def _without(t: Tensor, prompt: int, begin: int, end: int) -> Tensor:
+    """A prompt and one of its responses without those between. The prompt attends again: a mask would cost more."""
+    return torch.cat([t[:, :, :prompt], t[:, :, begin:end]], dim=2)
+
+
+def _tokens(length: Length) -> int:
+    return length if isinstance(length, int) else sum(length)
 
 
 AttentionInterface.register(ROWS_ATTENTION, rows_attention)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -31,13 +32,14 @@ from retell.contamination import (
 )
 from retell.engines.base import Engine, Reloadable
 from retell.engines.named import PRECISION, check_engine, open_engine, served_model
-from retell.errors import DataError, MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
+from retell.errors import MissingExtraError, PolicyError, RecipeError, RequestError, RunFolderError
 from retell.evaluate import evaluate
 from retell.export import export
 from retell.exports.datacard import Origin
 from retell.exports.licence import given_licence, inherited_licence
 from retell.exports.named import check_export
 from retell.finder import Finder
+from retell.firsts import Group, of_evaluation, of_rewriting
 from retell.graders.base import Grader
 from retell.graders.custom import CustomGrader
 from retell.graders.named import grader_named
@@ -49,16 +51,18 @@ from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
 from retell.markdown import markdown
 from retell.meter import Budget, Meter
-from retell.mixes import KEPT, MIXES, ONLINE, Run, expert_ids, file_ids, kept_ids, mix_ids, run_named
+from retell.mixes import KEPT, MIXES, ONLINE, Run, file_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
-from retell.policy import default_device, fingerprint, load_model, resolve_policy
+from retell.parts import Parts, Scorer
+from retell.policy import default_device, fingerprint, load_model, require_same_model, resolve_policy
 from retell.problems import SUFFIXES, Loaded, load_problems, read_rows
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter, load_template
+from retell.ratios import lacks_tails
 from retell.recipe import Evaluate, Grading, Policy, Recipe, Rewrite, Section, dump, located, overlay
 from retell.records import Problem, Rung, Sample, Sampling, TrainRow
 from retell.regrade import Gold, golds_of_evaluation, golds_of_rewriting, regrade
-from retell.report import tables, write_report
+from retell.report import gap_tables, tables, write_report
 from retell.results import Results, results_of
 from retell.rewrite import reject_untrainable, rewrite
 from retell.rollout import Stream
@@ -211,29 +215,83 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:
-    """Log-probs and weights of expert and rewritten responses: gap.parquet, gap.json."""
-    from retell.gap import GapRow, measure_gap
-
-    rewritten = _rewritten_path(folder)
+    """Log-probs and weights of expert and rewritten responses under the policy: gap.parquet, gap.json."""
     policy = _own_policy(recipe, folder)
+    return _gap(recipe, folder, policy, policy, "gap", lambda score, parts: {})
+
+
+def run_tuned_gap(recipe: Recipe, folder: RunFolder, tuned: Policy) -> Summary:
+    """The same under a checkpoint of the policy, and its drift from there: gap/NAME.parquet, gap/NAME.json."""
+    from retell.drift import measure_drift
+
+    base, model = _own_policy(recipe, folder), resolve_policy(tuned)
+    require_same_model(model, base.folder, recipe.policy.trust_remote_code)
+    # Its own tokenizer may not have been saved with it, and what is scored are the base's tokens.
+    checkpoint = LocalPolicy(model, fingerprint(model), base.tokenizer)
+
+    def drift(score: Scorer, parts: Parts) -> Summary:
+        with _store(folder) as journal:
+            return {"drift": measure_drift(_first_samples(recipe, folder, base), journal, score, parts)}
+
+    return _gap(recipe, folder, base, checkpoint, f"gap/{checkpoint_name(tuned)}", drift)
+
+
+def run_gap_tables(recipe: Recipe, folder: RunFolder) -> Summary:
+    """The log-probs that were measured, as Markdown; nothing is written."""
+    if not any(stage.split("/")[0] == "gap" for stage in folder.stages()):
+        raise RunFolderError(
+            f"{folder.path} has no log-probs that are up to date: run `retell gap {folder.path}` first"
+        )
+    return {"tables": gap_tables(recipe, folder)}
+
+
+def checkpoint_name(tuned: Policy) -> str:
+    """What a checkpoint's results are called: its folder's name."""
+    return Path(tuned.model or "").name
+
+
+def is_own_policy(policy: Policy, folder: RunFolder) -> bool:
+    """Whether a model is the one that the folder's data was rewritten for, wherever it lies now."""
+    return (folder.read_json("rewrite.json") or {}).get("policy") == fingerprint(resolve_policy(policy))
+
+
+def _gap(
+    recipe: Recipe,
+    folder: RunFolder,
+    base: LocalPolicy,
+    scored: LocalPolicy,
+    stage: str,
+    more: Callable[[Scorer, Parts], Summary],
+) -> Summary:
+    """Scores the rewritten rows under ``scored`` with the base's tokens; ``more`` adds to the summary."""
+    from retell.gap import RULES, measure_gap, measured_before
+    from retell.logprobs import row_logprobs
+
+    rewritten, table = _rewritten_path(folder), f"{stage}.parquet"
+    inputs = [RULES, base.fingerprint, scored.fingerprint, file_digest(rewritten)]
+    inputs += [] if scored is base else [_digest_of(folder.path / "eval/base.json")]
 
     def work() -> Summary:
-        rows, rejected = [], 0
-        for row in _rewritten(folder):
-            try:
-                expert, kept = expert_ids(row, policy.tokenizer), kept_ids(row, policy.tokenizer)
-            except DataError:
-                rejected += 1
-                continue
-            pair = (expert.prompt, expert.response), (kept.prompt, kept.response)
-            rows.append(GapRow(row["id"], row["rung"], *pair))
-        if not rows:
-            raise DataError(f"no row of {rewritten} fits the chat template of {policy.folder}: see policy.system")
-        model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
-        return measure_gap(rows, rejected, model, recipe.gap, folder)
+        model = load_model(scored.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
+        score = partial(row_logprobs, model, batch_tokens=recipe.gap.batch_tokens)
+        parts = Parts(folder, f".gap/{scored.fingerprint[:12]}", digest(inputs))
+        summary = measure_gap(rewritten, base.tokenizer, score, parts, folder, table) | more(score, parts)
+        folder.write_json(f"{stage}.json", summary)
+        parts.discard()
+        return summary
 
-    inputs = [policy.fingerprint, file_digest(rewritten)]
-    return _stage(folder, "gap", inputs, ["gap.json", "gap.parquet"], work)
+    known = folder.read_json(f"{stage}.json") if folder.is_fresh(stage, inputs) else None
+    if known and lacks_tails(known):
+        folder.write_json(f"{stage}.json", known | measured_before(folder.path / table, known["all"]["rejected"]))
+    return _stage(folder, stage, inputs, [f"{stage}.json", table], work)
+
+
+def _first_samples(recipe: Recipe, folder: RunFolder, base: LocalPolicy) -> dict[str, Group | str]:
+    """Where the base's own samples are: on the new prompts, which it was tuned on, and on the old of its evaluation."""
+    rewritten, drew = _rewritten_path(folder), (folder.read_json("rewrite.json") or {}).get("policy")
+    asked = Prompter(_asked(recipe.policy, recipe.evaluate), base.tokenizer)
+    new = of_rewriting(rewritten, recipe.rewrite, base.fingerprint, drew, base.tokenizer)
+    return {"new": new} | of_evaluation(folder, asked, base.fingerprint)
 
 
 def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:

@@ -45,22 +45,46 @@ def rewrite(summary: Summary, folder: RunFolder) -> None:
     print(folder.path / "rewritten.parquet")
 
 
-def gap(summary: Summary, folder: RunFolder) -> None:
-    """Log-probs per token and effective sample size, expert → rewritten."""
+def gap(summary: Summary, folder: RunFolder, file: str) -> None:
+    """Log-probs and weights, expert → rewritten; where they were measured, true ratios and a tuned model's drift."""
+    drift = summary.get("drift")
+    rungs = {rung: entry for rung, entry in summary.items() if rung != "drift" and entry["expert"]}
+    keys = {"sum_logprob": 2, "mean_token_logprob": 3, "token_ess": 3}
     rows = [
         [
             rung,
             str(entry["rows"]),
-            *(
-                f"{entry['expert'][key]:.3f} → {entry['rewritten'][key]:.3f}"
-                for key in ("sum_logprob", "mean_token_logprob", "token_ess")
-            ),
+            *(f"{entry['expert'][key]:.{n}f} → {entry['rewritten'][key]:.{n}f}" for key, n in keys.items()),
+            f"{one['expert']:.2f} → {one['rewritten']:.2f} ({one['share']:.0%})" if (one := entry["matched"]) else _NO,
         ]
-        for rung, entry in summary.items()
-        if entry["expert"]
+        for rung, entry in rungs.items()
     ]
-    _table(["rung", "rows", "summed log-prob", "per token", "token ESS"], rows)
-    print(folder.path / "gap.json")
+    _table(["rung", "rows", "summed log-prob", "per token", "token ESS", "at equal length"], rows)
+    ratios = {rung: one for rung, entry in rungs.items() if (one := entry["sequence"])}
+    if ratios:
+        shown = [
+            [rung, str(one["rows"]), f"{one['ess']:.3f}", _tail(one), plus_minus(one["kl"], one["kl_stderr"], 3)]
+            for rung, one in ratios.items()
+        ]
+        _table(["true ratios", "rows", "ESS", "Pareto k̂", "KL, nats a response"], shown)
+        print("conditional on acceptance: see docs/gap.md")
+    if drift:
+        found = [
+            [group, plus_minus(one["kl"], one["stderr"], 5), str(one["problems"]), str(one["tokens"])]
+            for group, one in drift.items()
+            if one["kl"] is not None
+        ]
+        _table(["KL(base ‖ tuned)", "nats a token", "problems", "tokens"], found)
+        for group, one in drift.items():
+            if one["reason"]:
+                print(f"{group}: {one['reason']}")
+    print(folder.path / file)
+
+
+def _tail(one: Summary) -> str:
+    if one["pareto_k"] is None:
+        return str(one["note"])
+    return f"{one['pareto_k']:.2f} ({'reliable' if one['reliable'] else 'not reliable'})"
 
 
 def train(summary: Summary, folder: RunFolder) -> None:

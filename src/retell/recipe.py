@@ -180,8 +180,8 @@ class Rewrite(Sampler):
 class Gap(Section):
     """Log-probs and weights of expert and rewritten responses."""
 
-    batch_tokens: Annotated[int, Field(ge=1)] = 16384
-    """Tokens in one forward pass, padding included."""
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens in one forward pass, padding included; by default 16384, and 2048 without an accelerator."""
 
 
 class Train(Section):

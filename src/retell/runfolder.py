@@ -22,7 +22,7 @@ _ALWAYS = (
     _RECIPE, _MANIFEST,
 )  # fmt: skip
 """What is retell's own in a run folder beside the outputs that the manifest lists."""
-_FOLDERS = ("checkpoints", "eval", "export")
+_FOLDERS = ("checkpoints", "eval", "export", "gap")
 
 
 class RunFolder:
@@ -159,7 +159,7 @@ class RunFolder:
         if stage == "rewrite":
             rest_on_it = {name for name in manifest["stages"] if name != "evaluate/base"}
         else:
-            rest_on_it = {stage, stage.replace("train/", "evaluate/")}
+            rest_on_it = {stage, *(stage.replace("train/", later) for later in ("evaluate/", "gap/"))}
         manifest["stages"] = {name: entry for name, entry in manifest["stages"].items() if name not in rest_on_it}
         self._write_manifest(manifest)
 
@@ -182,7 +182,7 @@ class RunFolder:
         with contextlib.suppress(RunFolderError):  # a manifest that cannot be read goes too
             files = self._manifest()["files"]
         try:
-            for name in (*files, *_ALWAYS, "training"):
+            for name in (*files, *_ALWAYS, "training", ".gap"):
                 _remove(self.path / name)
             for name in _FOLDERS:
                 with contextlib.suppress(OSError):

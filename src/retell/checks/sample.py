@@ -137,7 +137,7 @@ def logprobs(patient: Patient) -> Iterator[Finding]:
 
     model = load_model(patient.folder, "auto", default_device(), patient.policy.trust_remote_code).eval()
     pairs = [(patient.prompt.ids or (), reply.ids or ()) for _, reply in patient.plain]
-    for number, own in row_logprobs(model, pairs, batch_tokens=1 << 14):
+    for number, own in row_logprobs(model, pairs):
         source, reply = patient.plain[number]
         apart = [abs(one - other) for one, other in zip(own, reply.logprobs or (), strict=True)]
         yield _compared(source, sum(apart) / len(apart), max(apart))
