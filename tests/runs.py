@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 import retell
-from retell import pipeline
+from retell import pipeline, steps
 from retell.engines.scripted import ScriptedEngine
 from retell.hashing import seed_of
 from retell.mixes import expert_ids, kept_ids
@@ -66,7 +66,7 @@ def make_run(
         rewrite=Rewrite(k=k, max_tokens=4000, grader_workers=1, temperature=0.7),
     )
     engine = ScriptedEngine(lambda request, _: answer(request))
-    with RunFolder(folder) as run, patch.object(pipeline, "_open_engine", lambda *_: engine):
+    with RunFolder(folder) as run, patch.object(steps, "open_engine_of", lambda *_: engine):
         pipeline.run_rewrite(recipe, run)
         if gap:
             write_gap(run)

@@ -21,6 +21,7 @@ FLOORS = (
     ("sections.overview", "sections.rungs", "sections.logprobs", "sections.training", "sections.accuracy",
      "sections.cost", "sections.provenance", "sections.examples"),
     ("sections.weights", "sections.differences", "sections.caveats"),
+    ("sections.tuned",),
     ("mixes", "contamination", "dryrun.lengths", "engines.base", "engines.draw", "engines.balance", "engines.dialects",
      "engines.warden", "graders.forms", "graders.rounding"),
     ("exports.rows", "exports.licence", "engines.slots", "engines.recorded", "engines.scripted", "engines.window",
@@ -53,18 +54,9 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"__init__", "__main__", "engines", "graders", "checks", "dryrun", "exports", "sections"}
 HEAVY = {
-    "torch",
-    "transformers",
-    "datasets",
-    "plotly",
-    "huggingface_hub",
-    "vllm",
-    "openai",
-    "starlette",
-    "uvicorn",
-    "arviz_stats",
-    "ray",
-}
+    "torch", "transformers", "datasets", "plotly", "huggingface_hub", "vllm", "openai", "starlette", "uvicorn",
+    "arviz_stats", "ray",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -10,7 +10,7 @@ from scripts import climb_all, problems, says
 from retell.paired import Paired
 from retell.paper import LLAMA, PROBLEMS, PUBLISHED, QWEN, Published
 from retell.recipe import Policy, Recipe
-from retell.report import tables, write_report
+from retell.report import gap_tables, tables, write_report
 from retell.runfolder import RunFolder
 from retell.sections.beside import NO_ERRORS, ORIENTATION
 from retell.sections.differences import ORDERINGS, in_words
@@ -348,6 +348,7 @@ def test_what_the_gap_stage_measured_besides_is_shown_with_what_it_rests_on(tmp_
         folder.write_json("gap/dr-dft.json", told | {"drift": {"new": drift, "old": none}})
         folder.finished("gap/dr-dft", 1, ["gap/dr-dft.json"])
         page = report(Recipe(), folder)
+        measured = gap_tables(Recipe(), folder)
     shown = rows(page)
     assert ["rung", "rows", "summed log-prob", "per token", "perplexity", "tokens"] in shown
     assert ["self", "25.0%", "-9.00 → -8.50", "0.50 ± 0.25", "40.0 → 41.0"] in shown
@@ -358,7 +359,13 @@ def test_what_the_gap_stage_measured_besides_is_shown_with_what_it_rests_on(tmp_
     assert ["DR + DFT: self", "1", "-2.00 → -0.50", "-1.000 → -0.500", "1.000 → 1.000"] in shown
     assert ["DR + DFT: new", "0.01234 ± 0.00100", "1,200", "9"] in shown
     assert ["DR + DFT: old", "–", "0", "0"] in shown
-    assert "DR + DFT, old: no samples." in page
+    assert "DR + DFT: old: no samples." in page
+    assert re.findall("## (.*)", measured) == [
+        "Table 3: log-probs under the policy before training",
+        "Weights",
+        "After training: log-probs and drift",
+    ]
+    assert [row for row in rows(measured) if row not in shown] == []
 
 
 def test_the_cost_is_what_was_recorded(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from retell.sections.overview import overview
 from retell.sections.provenance import provenance
 from retell.sections.rungs import rungs
 from retell.sections.training import training
+from retell.sections.tuned import tuned
 from retell.sections.weights import weights
 from retell.spread import spreads
 from retell.webpage import webpage
@@ -39,10 +40,11 @@ def report(results: Results, rows: Mapping[str, Any] | None = None) -> Document:
     sections = (
         overview(results),
         rungs(results),
-        logprobs(results, spread),
+        logprobs(results),
         histograms(spread),
         weights(results, spread),
         training(results),
+        tuned(results),
         accuracy(results),
         differences(results),
         ablation(results),
@@ -57,15 +59,14 @@ def report(results: Results, rows: Mapping[str, Any] | None = None) -> Document:
 def tables(recipe: Recipe, folder: RunFolder) -> str:
     """Tables 1 to 4 of the run as Markdown, the paper's beside them; empty where the folder has nothing for any."""
     results = results_of(recipe, folder)
-    found = (rungs(results), accuracy(results), logprobs(results, _spreads(results)), ablation(results))
+    found = (rungs(results), accuracy(results), logprobs(results), ablation(results))
     return joined(map(section, _there(found)))
 
 
 def gap_tables(recipe: Recipe, folder: RunFolder) -> str:
-    """The log-probs and weights that were measured, as Markdown; empty where none were."""
+    """The log-probs, weights and drifts that were measured, as Markdown."""
     results = results_of(recipe, folder)
-    spread = _spreads(results)
-    return joined(map(section, _there((logprobs(results, spread), weights(results, spread)))))
+    return joined(map(section, _there((logprobs(results), weights(results, {}), tuned(results)))))
 
 
 def _there(sections: Sequence[Section | None]) -> list[Section]:

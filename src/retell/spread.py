@@ -78,30 +78,6 @@ def together(several: Sequence[Bins], most: int = 40) -> Histograms:
 
 
 @dataclass(slots=True)
-class Moments:
-    """Mean and standard error of values that come in parts (Chan, Golub and LeVeque's update)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: Values) -> None:
-        """Takes in more values."""
-        if not values.size:
-            return
-        mean = float(values.mean())
-        count, step = self.count + values.size, mean - self.mean
-        self.squares += float(np.square(values - mean).sum()) + step**2 * self.count * values.size / count
-        self.mean += step * values.size / count
-        self.count = count
-
-    @property
-    def error(self) -> float | None:
-        """Standard error of the mean; None for fewer than two values."""
-        return float((self.squares / (self.count - 1) / self.count) ** 0.5) if self.count > 1 else None
-
-
-@dataclass(slots=True)
 class Spread:
     """Of one rung's responses: log-probs summed over each response, their mean over its tokens, and the weights.
 
@@ -110,7 +86,6 @@ class Spread:
 
     summed: Bins = field(default_factory=Bins)
     per_token: Bins = field(default_factory=Bins)
-    moments: Moments = field(default_factory=Moments)
     weights: NDArray[np.int64] = field(default_factory=lambda: np.zeros(WEIGHTS, dtype=np.int64))
 
 
@@ -133,7 +108,6 @@ def _take_in(spread: Spread, lists: pa.Array, chosen: NDArray[np.bool_], of_toke
     sums = np.bincount(of_token, tokens, len(lists))[chosen].astype(np.float64)
     lengths = np.bincount(of_token, minlength=len(lists))[chosen]
     spread.summed.add(sums)
-    spread.moments.add(sums)
     spread.per_token.add(sums / np.maximum(lengths, 1))
     weights = np.exp(tokens[chosen[of_token]])
     spread.weights += np.histogram(np.minimum(weights, 1.0), WEIGHTS, (0, 1))[0]

@@ -1,5 +1,6 @@
 """Table 3 and Figure 3: how likely the texts are under the policy before training."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from operator import attrgetter
@@ -15,80 +16,72 @@ from retell.spread import Histograms, Spread, together
 from retell.stats import plus_minus
 
 Spreads = Mapping[str, tuple[Spread, Spread]]
+SIDES = ("expert", "rewritten")
+Statistics = Mapping[str, Any]
+"""Of the expert's or the rewritten responses of a rung: see `retell.weights.TokenSums.statistics`."""
+Column = tuple[str, Callable[[Statistics], str]]
+"""Its head, and how a statistic is written."""
+SUMMED: Column = ("summed log-prob", lambda s: plus_minus(s["sum_logprob"], s.get("sum_logprob_stderr"), 2))
+PER_TOKEN: Column = ("per token", lambda s: f"{s['mean_token_logprob']:.3f}")
+_PERPLEXITY: Column = ("perplexity", lambda s: f"{math.exp(min(-s['mean_token_logprob'], 700.0)):.3f}")
+_TOKENS: Column = ("tokens", lambda s: f"{s['mean_tokens']:.1f}")
 _ROWS = 12
-Column = tuple[str, str, Callable[[float], str]]
-"""Its head, the statistic of gap.json, how it is written."""
-_COLUMNS: tuple[Column, ...] = (
-    ("summed log-prob", "sum_logprob", "{:.2f}".format),
-    ("per token", "mean_token_logprob", "{:.3f}".format),
-    ("perplexity", "perplexity", "{:.3f}".format),
-    ("tokens", "mean_tokens", "{:.1f}".format),
-)
 
 
-def logprobs(results: Results, spreads: Spreads) -> Section | None:
-    """Table 3: mean log-probs of the expert's and of the rewritten responses by rung."""
+def logprobs(results: Results) -> Section | None:
+    """Table 3: mean log-probs of the expert's and of the rewritten responses by rung, also at equal length."""
     gap = results.gap
     if not gap:
         return None
     note = (
-        "Expert → rewritten, means over rows. The summed log-prob, which the paper's Table 3 shows, falls with length; "
-        "the mean over tokens, whose perplexity is exp(−mean), does not."
+        "Expert → rewritten, means over rows, ± standard error over rows. The summed log-prob, which the paper's Table "
+        "3 shows, falls with length; the mean over tokens, whose perplexity is exp(−mean), does not."
     )
-    blocks: list[Block] = [arrows(gap, _COLUMNS, note), *_matched(gap)]
+    blocks: list[Block] = [arrows(gap, (SUMMED, PER_TOKEN, _PERPLEXITY, _TOKENS), note), *matched(gap)]
     published = published_for(results.recipe.policy.model)
-    blocks += _beside(spreads, published) if published else [_paper_table()]
+    blocks += _beside(gap, published) if published else [_paper_table()]
     return Section("Table 3: log-probs under the policy before training", "Gap", blocks)
 
 
-def arrows(gap: Summary, columns: Sequence[Column], note: str, of: str = "rung") -> Table:
+def arrows(rungs: Summary, columns: Sequence[Column], note: str, of: str = "rung") -> Table:
     """A row for each rung: how many rows, and each statistic of the expert's → of the rewritten responses."""
-    entries = {rung: one for rung, one in gap.items() if one.get("expert") and one.get("rewritten")}
-    there = [column for column in columns if all(column[1] in one["expert"] for one in entries.values())]
     rows = [
-        [
-            rung,
-            f"{one['rows']:,}",
-            *(f"{shown(one['expert'][key])} → {shown(one['rewritten'][key])}" for _, key, shown in there),
-        ]
-        for rung, one in entries.items()
+        [name, f"{one['rows']:,}", *(f"{shown(one['expert'])} → {shown(one['rewritten'])}" for _, shown in columns)]
+        for name, one in rungs.items()
+        if one.get("expert") and one.get("rewritten")
     ]
-    return Table([of, "rows", *(head for head, _, _ in there)], rows, note)
+    return Table([of, "rows", *(head for head, _ in columns)], rows, note)
 
 
-def _matched(gap: Summary) -> list[Table]:
-    """The summed log-probs of both sides over one distribution of lengths."""
+def matched(rungs: Summary, of: str = "rung") -> list[Table]:
+    """The summed log-probs of both sides over one distribution of lengths; none where they were not compared."""
     rows = [
         [
-            rung,
+            name,
             f"{one['share']:.1%}",
             f"{one['expert']:.2f} → {one['rewritten']:.2f}",
             plus_minus(one["difference"], one["stderr"], 2),
             f"{one['expert_tokens']:.1f} → {one['rewritten_tokens']:.1f}",
         ]
-        for rung, one in matched_of(gap).items()
+        for name, entry in rungs.items()
+        if (one := entry.get("matched"))
     ]
     note = (
-        "At equal length: expert → rewritten, both weighted to one distribution of token lengths; the share of the "
-        "rows is what the two sides have in common. What is left of the difference is not one of length."
+        "Expert → rewritten, both weighted to one distribution of token lengths; the share of the rows is what the two "
+        "sides have in common. What is left of the difference is not one of length."
     )
-    header = ["rung, at equal length", "of the rows", "summed log-prob", "difference", "tokens"]
-    return [Table(header, rows, note)] if rows else []
+    return [Table([f"{of}, at equal length", "of the rows", "summed log-prob", "difference", "tokens"], rows, note)][
+        : len(rows)
+    ]
 
 
-def matched_of(gap: Summary) -> dict[str, Summary]:
-    """The comparison at equal length by rung, where there is one."""
-    return {rung: entry["matched"] for rung, entry in gap.items() if entry.get("matched")}
-
-
-def _beside(spreads: Spreads, published: Published) -> list[Table]:
+def _beside(gap: Summary, published: Published) -> list[Table]:
     figures = []
     for rung in RUNGS:
-        for whose, one, theirs in zip(
-            ("expert's text", "rewritten"), spreads.get(rung, ()), published.logprobs[rung], strict=False
-        ):
-            if theirs is not None:
-                figures.append((f"{rung}: {whose}", one.moments.mean, one.moments.error, theirs))
+        for words, side, theirs in zip(("expert's text", "rewritten"), SIDES, published.logprobs[rung], strict=True):
+            own = (gap.get(rung) or {}).get(side)
+            if own and theirs is not None:
+                figures.append((f"{rung}: {words}", own["sum_logprob"], own.get("sum_logprob_stderr"), theirs))
     note = (
         f"Paper: {published.policy}; its released script scores without a chat template and without the end token, "
         f"which are both in the figures of this run. {NO_ERRORS}"

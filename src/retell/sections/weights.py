@@ -1,40 +1,31 @@
-"""The weights: what training multiplies a token or a response by, and how far the texts are from the policy."""
+"""The weights: what training multiplies a token or a response by."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from retell.charts import Counts, histogram
 from retell.document import Block, Chart, Figure, Prose, Section, Table
-from retell.legend import RUNGS, title
+from retell.legend import RUNGS
 from retell.results import Results, Summary
 from retell.sections.logprobs import Column, Spreads, arrows, colour, sides, whose
 from retell.spread import WEIGHTS
 from retell.stats import plus_minus
 
-_COLUMNS: tuple[Column, ...] = (
-    ("token ESS", "token_ess", "{:.3f}".format),
-    ("weight variance", "token_weight_variance", "{:.4f}".format),
-    ("tokens p < 0.1", "share_below_0.1", "{:.1%}".format),
-)
-_UNDER: tuple[Column, ...] = (
-    ("summed log-prob", "sum_logprob", "{:.2f}".format),
-    ("per token", "mean_token_logprob", "{:.3f}".format),
-    _COLUMNS[0],
-)
+TOKEN_ESS: Column = ("token ESS", lambda s: f"{s['token_ess']:.3f}")
+_VARIANCE: Column = ("weight variance", lambda s: f"{s['token_weight_variance']:.4f}")
+_UNLIKELY: Column = ("tokens p < 0.1", lambda s: f"{s['share_below_0.1']:.1%}")
 
 
 def weights(results: Results, spreads: Spreads) -> Section | None:
-    """DFT's weights of tokens, true ratios of responses where they are recorded, and the drift of tuned models."""
-    blocks: list[Block] = []
-    if results.gap:
-        note = (
-            "Expert → rewritten. A weight is the token's probability (DFT, denominator 1), which favours what the "
-            "policy likes already. Token ESS is (Σw)² / (n Σw²): 1 means that all tokens weigh the same."
-        )
-        blocks.append(arrows(results.gap, _COLUMNS, note))
-        blocks += _figure(spreads) + _ratios(results.gap)
-    blocks += _tuned(results.tuned)
-    return Section("Weights", "Weights", blocks) if blocks else None
+    """DFT's weights of tokens, and true ratios of responses where they are recorded."""
+    if not results.gap:
+        return None
+    note = (
+        "Expert → rewritten. A weight is the token's probability (DFT, denominator 1), which favours what the policy "
+        "likes already. Token ESS is (Σw)² / (n Σw²): 1 means that all tokens weigh the same."
+    )
+    table = arrows(results.gap, (TOKEN_ESS, _VARIANCE, _UNLIKELY), note)
+    return Section("Weights", "Weights", [table, *_figure(spreads), *_ratios(results.gap)])
 
 
 def _figure(spreads: Spreads) -> list[Block]:
@@ -95,33 +86,3 @@ def _tail(one: Mapping[str, Any]) -> str:
     if one.get("pareto_k") is None:
         return str(one.get("note") or "unknown")
     return f"{one['pareto_k']:.2f} ({'reliable' if one.get('reliable') else 'not reliable'})"
-
-
-def _tuned(tuned: Mapping[str, Summary]) -> list[Block]:
-    """The same texts under the tuned models, and how far those have gone from the policy."""
-    blocks: list[Block] = []
-    under = {
-        f"{title(name)}: {rung}": one for name, gap in tuned.items() for rung, one in gap.items() if rung != "drift"
-    }
-    if under:
-        note = "Under the tuned models, expert → rewritten, means over rows."
-        blocks.append(arrows(under, _UNDER, note, "model and rung"))
-    drift = {(name, group): one for name, gap in tuned.items() for group, one in (gap.get("drift") or {}).items()}
-    rows = [
-        [f"{title(name)}: {group}", _nats(one), *(f"{one[key]:,}" for key in ("problems", "tokens"))]
-        for (name, group), one in drift.items()
-    ]
-    if rows:
-        note = (
-            "Drift: KL(policy before training ‖ tuned model), nats a token, ± standard error over problems, on samples "
-            "that the policy drew, whatever their verdicts. `new` are the training prompts, the others benchmarks."
-        )
-        reasons = [
-            f" {title(name)}, {group}: {one['reason']}." for (name, group), one in drift.items() if one.get("reason")
-        ]
-        blocks.append(Table(["model and prompts", "KL", "problems", "tokens"], rows, note + "".join(reasons)))
-    return blocks
-
-
-def _nats(one: Mapping[str, Any]) -> str:
-    return "–" if one.get("kl") is None else plus_minus(one["kl"], one.get("stderr"), 5)
