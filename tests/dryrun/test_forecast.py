@@ -427,7 +427,7 @@ def test_nothing_is_written_drawn_or_loaded(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("that is for a run")
 
-    for name in ("load_model", "open_engine", "GraderPool", "Journal"):
+    for name in ("load_model", "open_engine_of", "Crew", "GraderPool", "Journal", "open_store"):
         monkeypatch.setattr(pipeline, name, refuse)
     monkeypatch.setattr(RunFolder, "__enter__", refuse)
     monkeypatch.chdir(tmp_path)
