@@ -23,7 +23,7 @@ from tokenizers.models import WordLevel
 
 import retell as package
 from retell import cli
-from retell.cli import _again, main
+from retell.cli import _again, _complete, main
 from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
 
@@ -112,6 +112,33 @@ def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> 
     finished = retell("--help")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "rewrite" in finished.stdout
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert " rewrite " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["rewrite", "--ray"], ["rewrite", "--ray=auto"]),
+        (["rewrite", "--ray", "--workers", "2"], ["rewrite", "--ray=auto", "--workers", "2"]),
+        (["rewrite", "--ray", "a:1"], ["rewrite", "--ray", "a:1"]),
+        (["rewrite", "--ray=a:1", "--k", "2"], ["rewrite", "--ray=a:1", "--k", "2"]),
+        (["run", "a", "--rewrite.ray", "--evaluate.ray"], ["run", "a", "--rewrite.ray=auto", "--evaluate.ray=auto"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_a_bare_ray_stands_for_the_cluster_that_is_there(given: list[str], meant: list[str]) -> None:
+    assert _complete(given) == meant
+
+
+def test_what_no_cluster_can_draw_is_refused(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "leave out --ray" in refused(capsys, *rewriting(data, tmp_path / "run", "--ray"))
+    assert "workers = 2 are those of a cluster" in refused(capsys, *rewriting(data, tmp_path / "run", "--workers", "2"))
+    assert "leave out --ray" in refused(capsys, *rewriting(data, tmp_path / "run", "--ray", "a:1"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_people_get_a_table_and_a_path(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,7 +225,10 @@ def test_another_engine_leaves_behind_what_was_meant_for_the_one_before() -> Non
     assert (same.base_url, same.engine_args) == (("http://a/v1",), {"concurrency": 3, "timeout": 5})
 
 
-def test_budgets_belong_to_a_start_and_are_not_stored(tmp_path: Path) -> None:
-    limited = Recipe.model_validate({"rewrite": {"max_tokens_total": 5, "k": 3}, "evaluate": {"max_hours": 2}})
-    stored = load_recipe(recipe_file(tmp_path, dump_recipe(limited)))
-    assert (stored.rewrite.max_tokens_total, stored.evaluate.max_hours, stored.rewrite.k) == (None, None, 3)
+def test_budgets_and_machines_belong_to_a_start_and_are_not_stored(tmp_path: Path) -> None:
+    given = {
+        "rewrite": {"max_tokens_total": 5, "ray": "auto", "workers": 2, "k": 3},
+        "evaluate": {"max_hours": 2, "ray": "a:1", "k": 4},
+    }
+    stored = load_recipe(recipe_file(tmp_path, dump_recipe(Recipe.model_validate(given))))
+    assert stored == Recipe.model_validate({"rewrite": {"k": 3}, "evaluate": {"k": 4}})

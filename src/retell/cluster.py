@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from retell.connection import connected, fate, team
 from retell.drawing import Task, Work, open_work
-from retell.errors import BudgetError, EngineError, RequestError, RetellError, StorageError
+from retell.errors import BudgetError, EngineError, RecipeError, RequestError, RetellError, StorageError
 from retell.executor import Failed, Job, failures, settle, watched
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
@@ -76,6 +76,7 @@ class Cluster:
             self.faults = Counter(standing.faults)
             self._failed, written = standing.failed, standing.files
             yield standing.done
+        self._crew.dismiss()  # what is left to do needs none of them, and they hold what others may want
         _await_files(self._samples / self._plan, written)
 
     def settle(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
@@ -133,7 +134,7 @@ class Crew:
         assert self._task.settings.ray
         with contextlib.ExitStack() as held:
             self._ray = held.enter_context(connected(self._task.settings.ray))
-            held.callback(self._dismiss)
+            held.callback(self._kill)
             self._team = team(self._ray, self._task)
             self._hiring = self._ray.remote(num_cpus=self._team.cpus, num_gpus=self._team.gpus, max_restarts=0)(_Actor)
             for _ in range(self._team.workers):
@@ -144,6 +145,10 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Ends all workers and leaves the cluster."""
         self._held.close()
 
     @property
@@ -198,10 +203,12 @@ class Crew:
         self._placing[name] = actor.place.remote()
         self._opening[actor.open.remote()] = name, actor
 
-    def _dismiss(self) -> None:
+    def _kill(self) -> None:
         for _name, actor in (*self._idle.items(), *self._opening.values(), *self._working.values()):
             with contextlib.suppress(Exception):  # of a cluster that is gone
                 self._ray.kill(actor)
+        for those in (self._idle, self._opening, self._working):
+            those.clear()
 
     def _look(self) -> None:
         """Waits a moment for a worker to be open, to have nothing to do or to be lost."""
@@ -233,11 +240,10 @@ class Crew:
         placing = [self._placing[name] for name, _ in self._opening.values()]
         without = len(self._ray.wait(placing, num_returns=len(placing), timeout=0)[1])
         free = self._ray.available_resources()
-        room = (
-            f"{without} of them wait for room in the cluster, {self._team} each; it has {free.get('CPU', 0):g} CPU and "
-        )
-        room += f"{free.get('GPU', 0):g} GPU free"
-        said = room if without else "their engines are being opened"
+        said = "their engines are being opened"
+        if without:
+            offer = f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
+            said = f"{without} of them wait for room in the cluster, {self._team} each; it has {offer} free"
         self._note(f"no worker is open yet of {len(placing)}: {said}")
 
     def _lose(self, name: str, actor: Any, error: Exception, *, opening: bool) -> None:
@@ -288,7 +294,11 @@ class _Actor:
                 f"{self._folder} is not there on machine {os.uname().nodename}: put the run folder on storage that all "
                 "machines share, under the same path"
             )
-        self._work = self._opener(self._task)
+        try:
+            self._work = self._opener(self._task)
+        except RetellError as error:
+            kind = RecipeError if isinstance(error, RequestError) else EngineError
+            raise kind(f"on machine {os.uname().nodename}: {error}") from error
         self._graders = GraderPool(self._work.grader, self._task.settings.grader_workers)
         return self._work.engine.context
 

@@ -20,6 +20,8 @@ AUTO = "auto"
 _OWN = "local"
 """Ray's own word for the latter."""
 _ANSWER_SECONDS = 10.0
+_OBJECTS_BYTES = 100 << 20
+"""Room for what a cluster of our own shares: what workers draw goes to disk."""
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 """vLLM's arguments that multiply the GPUs of one engine."""
 _FATES = (
@@ -67,7 +69,13 @@ def connected(address: str) -> Iterator[ModuleType]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             with _same_signals():
-                ray.init(named, log_to_driver=False, logging_level=logging.ERROR, namespace="retell")
+                ray.init(
+                    named,
+                    object_store_memory=_OBJECTS_BYTES if own else None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except Exception as error:
             ray.shutdown()
             if own:

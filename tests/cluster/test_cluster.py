@@ -201,7 +201,10 @@ def test_storage_that_fills_up_stops_the_run_and_room_lets_it_go_on(cluster: Any
 
 @pytest.mark.parametrize(
     ("dead", "says"),
-    [("there is no memory left", "there is no memory left"), ("killed", "no worker opens: its process died")],
+    [
+        ("there is no memory left", "on machine .*: there is no memory left"),
+        ("killed", "no worker opens: its process died"),
+    ],
 )
 def test_workers_that_cannot_be_opened_end_the_run(cluster: Any, tmp_path: Path, dead: str, says: str) -> None:
     with pytest.raises(EngineError, match=says):

@@ -74,7 +74,7 @@ def test_a_rewriting_on_a_cluster_is_that_on_one_machine(
     for summary in (one, many):
         del summary["seconds"]
     assert one == many
-    assert len(list((tmp_path / "many" / "samples").glob("*/[0-9]*.parquet"))) == 2
+    assert shards(tmp_path / "many") == 2
     # Nothing is left to draw: no worker is opened, and the rows are written again.
     (tmp_path / "many" / "rewritten.parquet").unlink()
     assert main(rewriting("--ray", cluster.address, "--out", "many", "--json")) == 0
@@ -87,8 +87,11 @@ def test_a_rewriting_on_a_cluster_is_that_on_one_machine(
     told = json.loads(capsys.readouterr().out)["rungs"]
     assert sum(rung["samples"] for rung in told.values()) == sum(one["samples"].values())
     assert sum(rung["changed"] for rung in told.values()) == 0
-    assert main(rewriting("--restart", "--out", "many", "--json", limit=2)) == 0
-    assert not (tmp_path / "many" / "samples").exists()
+    # A restart discards what workers have written, too.
+    assert main(rewriting("--restart", "--ray", cluster.address, "--out", "many", "--json", limit=2)) == 0
+    assert pq.read_table(tmp_path / "many" / "rewritten.parquet").num_rows == 2
+    assert shards(tmp_path / "many") == 1
+    assert len(list((tmp_path / "many" / "samples").iterdir())) == 1
 
 
 def test_an_evaluation_on_a_cluster_is_that_on_one_machine(
@@ -103,6 +106,20 @@ def test_an_evaluation_on_a_cluster_is_that_on_one_machine(
     responses = [pq.read_table(tmp_path / name / "eval" / "base.parquet").to_pylist() for name in ("many", "one")]
     assert responses[0] == responses[1]
     assert {row["benchmark"] for row in responses[0]} == {"one", "two"}
+
+
+def test_an_unreachable_cluster_leaves_nothing_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place(tmp_path))
+    unreachable = ("--ray", "127.0.0.1:9")
+    assert main(rewriting("--out", "run", *unreachable)) == 2
+    assert capsys.readouterr().err.startswith("retell: no Ray cluster answers at 127.0.0.1:9: Connection refused")
+    assert not (tmp_path / "run").exists()
+    assert main(rewriting("--out", "run", limit=2)) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert main(rewriting("--out", "run", "--restart", *unreachable, limit=2)) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -429,7 +429,7 @@ def test_nothing_is_written_drawn_or_loaded(tmp_path: Path, monkeypatch: pytest.
 
     for name in ("load_model", "open_engine_of", "GraderPool"):
         monkeypatch.setattr(pipeline, name, refuse)
-    for name in ("open_engine_of", "GraderPool", "Journal", "open_store"):
+    for name in ("open_engine_of", "Crew", "GraderPool", "Journal", "open_store"):
         monkeypatch.setattr(f"retell.steps.{name}", refuse)
     monkeypatch.setattr(RunFolder, "__enter__", refuse)
     monkeypatch.chdir(tmp_path)
