@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("rung", pa.string()),
         ("expert_logprobs", pa.list_(pa.float32())),
         ("rewritten_logprobs", pa.list_(pa.float32())),
-        ("log_ratio", pa.float64()),
+        ("log_ratio", pa.float32()),
     ]
 )
 """gap.parquet: ``log_ratio`` is log π(kept | training prompt) − log π_β(kept | prompt that drew it), null where the
