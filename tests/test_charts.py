@@ -63,6 +63,12 @@ def test_dots_have_their_intervals_and_what_is_unknown_is_not_drawn() -> None:
     assert paper["marker"]["symbol"] == own["marker"]["symbol"] + "-open"
 
 
+def test_a_model_has_one_look_in_all_charts() -> None:
+    one = Dots("DR + DFT", "dr-dft", [1.0])
+    alone, beside = dots("t", ["a"], [one], "", ""), dots("t", ["a"], [Dots("SFT", "sft", [1.0]), one], "", "")
+    assert traces(alone)[0]["marker"] == traces(beside)[1]["marker"] != traces(beside)[0]["marker"]
+
+
 def test_dots_of_different_things_do_not_cover_one_another() -> None:
     shown = [Dots(str(number), "ink", [1.0, 1.0]) for number in range(7)]
     heights = [y for trace in traces(dots("t", ["a", "b"], shown, "%", "alt")) for y in trace["y"]]

@@ -12,10 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from retell.document import Chart
+from retell.legend import OTHERS, TITLES
 from retell.shell import visible
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_PLACES = {colour: place for place, colour in enumerate((*TITLES, *(f"other-{n + 1}" for n in range(OTHERS))))}
+"""What has a colour of its own also has its own symbol and dash."""
 POINTS = 200
 """Most points of a curve: as many as a screen tells apart, and few enough for a page."""
 _LABEL, _DOT, _AROUND = 24, 13, 96
@@ -90,7 +93,7 @@ def histogram(
 def curves(title: str, lines: Sequence[Curve], axis: str, vertical: str, alt: str) -> Chart:
     """Lines over the same axis; a point of a long one is the mean of several, as `averaged` says."""
     traces = []
-    for number, line in enumerate(lines):
+    for line in lines:
         size = averaged(len(line.x))
         parts = range(0, len(line.x), size)
         traces.append(
@@ -100,7 +103,11 @@ def curves(title: str, lines: Sequence[Curve], axis: str, vertical: str, alt: st
                 "name": plain(line.name),
                 "x": [line.x[min(start + size, len(line.x)) - 1] for start in parts],
                 "y": [_rounded(fmean(line.y[start : start + size])) for start in parts],
-                "line": {"color": f"@{line.colour}", "width": 1.75, "dash": _DASHES[number % len(_DASHES)]},
+                "line": {
+                    "color": f"@{line.colour}",
+                    "width": 1.75,
+                    "dash": _DASHES[_PLACES.get(line.colour, 0) % len(_DASHES)],
+                },
                 "hovertemplate": "%{y:.4f}",
             }
         )
@@ -208,7 +215,7 @@ def _dotted(one: Dots, line: int, rows: Sequence[str], height: int) -> Mapping[s
         f"{value:.2f}" + (f", {low:.2f} to {high:.2f}" if low < high else "")
         for value, (low, high) in zip(values, ends, strict=True)
     ]
-    symbol = _SYMBOLS[line % len(_SYMBOLS)]
+    symbol = _SYMBOLS[_PLACES.get(one.colour, 0) % len(_SYMBOLS)]
     return {
         "type": "scatter",
         "mode": "markers",

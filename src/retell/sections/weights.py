@@ -66,7 +66,7 @@ def _ratios(gap: Summary) -> list[Block]:
             f"{one['rows']:,}",
             f"{one['ess']:.3f}",
             _tail(one),
-            plus_minus(one["kl"], one.get("kl_stderr"), 3),
+            plus_minus(round(one["kl"], 3) + 0.0, one.get("kl_stderr"), 3),
         ]
         for rung, entry in gap.items()
         if (one := entry.get("sequence"))
