@@ -355,6 +355,7 @@ def test_a_long_search_goes_on_by_itself_and_can_be_stopped(chromium: Browser, s
         assert ids(here) == [f"r{n}" for n in range(10)]
         with here.page.expect_request(re.compile("start=10$")):  # the first of the rows that the page has no room for
             here.page.get_by_role("button", name="Next").first.click()
+        wait_for_rows(here, "Page 2.")
         here.page.unroute("**/rows?*")
         here.page.route("**/rows?*", answers(first, {"rows": [], "next": 8000, **part}))
         here.page.get_by_label("Search").fill("for ever")

@@ -49,9 +49,9 @@
       const answer = await fetch(`${what}?${new URLSearchParams(given)}`, { signal }).catch(error => {
         throw error.name === "AbortError" ? error : new Error("The server does not answer: is `retell view` still running?");
       });
-      const said = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-      if (!answer.ok) throw new Error(said.error);
-      return said;
+      if (answer.ok) return answer.json();
+      const said = await answer.json().catch(() => ({}));
+      throw new Error(said.error ?? `${answer.status} ${answer.statusText}`);
     };
     return {
       shown: total,
