@@ -3,7 +3,6 @@
     python bench/scale.py simulate [--problems 860000] [--workers 64] [--slots 256] [--k 16] --out DIR
     python bench/scale.py resume [--samples 1000000] --out DIR
     python bench/scale.py tables [--rows 200000] --out DIR
-    python bench/scale.py throughput --out DIR
 
 `simulate` draws with the real ladder, rollouts, leases, worker and shards; only engine, grader and clock are played.
 An answer has a log-normal number of tokens, median 500 with sigma 0.7, cut at 4,096, and takes 20 ms a token in a slot
@@ -31,6 +30,8 @@ import numpy as np
 from retell.drawing import Task, Work, starter
 from retell.engines.base import Batches, Take
 from retell.executor import Job, settle
+from retell.gap import SCHEMA as GAP_SCHEMA
+from retell.gap import measured_before
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.hashing import digest, seed_of
@@ -42,6 +43,7 @@ from retell.problemtable import ProblemTable, write_problems
 from retell.recipe import Policy, Recipe, Rewrite
 from retell.records import Completion, Problem, Request, Sample, Verdict
 from retell.rewrite import SCHEMA
+from retell.runfolder import RunFolder
 from retell.shards import blocks_done, shard_path, write_shard
 from retell.store import open_store
 from retell.tables import TableWriter
@@ -309,6 +311,20 @@ def scan(folder: Path, store: str) -> dict[str, Any]:
 def make_run(folder: Path, rows: int) -> None:
     """A run folder with so many rewritten rows and their gap, of some 400 tokens a response."""
     luck = np.random.default_rng(0)
+    logprobs = [(-luck.exponential(0.5, 400)).tolist() for _ in range(64)]
+    with TableWriter(folder / "gap.parquet", GAP_SCHEMA) as table:
+        for i in range(rows):
+            rung = ("self", "self", "guided", "expert")[i % 4]
+            kept = i if rung == "expert" else i + 7
+            table.add(
+                {
+                    "id": f"p{i:07}",
+                    "rung": rung,
+                    "expert_logprobs": logprobs[i % 64],
+                    "rewritten_logprobs": logprobs[kept % 64],
+                    "log_ratio": None if rung == "expert" else float(luck.normal(0, 0.1)),
+                }
+            )
     lines = ("We compute the sum step by step and check it. " * 20)[:900]
     with TableWriter(folder / "rewritten.parquet", SCHEMA) as table:
         for i in range(rows):
@@ -328,7 +344,7 @@ def make_run(folder: Path, rows: int) -> None:
                         {"role": "assistant", "content": lines},
                     ],
                     "response_token_ids": ids,
-                    "behaviour_logprobs": (-luck.exponential(0.5, 400)).tolist() if ids else None,
+                    "behaviour_logprobs": logprobs[i % 64] if ids else None,
                     "samples_self": 4,
                     "correct_self": 1,
                     "samples_guided": 0,
@@ -338,6 +354,49 @@ def make_run(folder: Path, rows: int) -> None:
                     "seed": 0,
                 }
             )
+
+    counts = {"self": rows // 2, "guided": rows // 4, "expert": rows - rows // 2 - rows // 4}
+    summary = {
+        "problems": rows,
+        "rungs": counts,
+        "samples": {"self": rows, "guided": rows},
+        "not_drawn": {"self": 0, "guided": 0},
+        "pass_rate": {"self": None, "guided": None},
+        "tokens": {"prompt": 80 * rows, "generated": 400 * rows},
+        "rejected": {},
+        **dict.fromkeys(("undecided", "truncated", "leaked", "failed"), 0),
+        "faults": {},
+        "seconds": 1.0,
+        "policy": "made",
+        "grader": "math",
+    }
+    with RunFolder(folder) as run:
+        run.store_recipe(Recipe())
+        run.write_json("rewrite.json", summary)
+        run.write_json("gap.json", measured_before(folder / "gap.parquet", 0))
+        run.finished("rewrite", 1, ["rewrite.json", "rewritten.parquet"])
+        run.finished("gap", 1, ["gap.json", "gap.parquet"])
+
+
+def commands(folder: Path, rows: int) -> Iterator[dict[str, Any]]:
+    """What the commands take that read all rows of a run."""
+    if not (folder / "gap.json").is_file():
+        make_run(folder, rows)
+    for words in (["gap", str(folder), "--tables"], ["report", str(folder)], ["export", str(folder), "--format", "hf"]):
+        script = (
+            "import resource, sys; from retell.cli import main; status = main(sys.argv[1:]);"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, file=sys.stderr); sys.exit(status)"
+        )
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True, text=True)
+        seconds = round(time.perf_counter() - started, 1)
+        peak = int(done.stderr.split()[-1])
+        yield {
+            "command": " ".join(words).replace(str(folder), "DIR"),
+            "rows": rows,
+            "seconds": seconds,
+            "peak_mib": peak,
+        }
 
 
 def peak_mib() -> int:
@@ -354,19 +413,23 @@ def in_its_own_process(*arguments: str) -> dict[str, Any]:
 def main() -> None:
     """Runs one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulate", "resume", "scan", "tables", "throughput"])
+    parser.add_argument("what", choices=["simulate", "resume", "scan", "tables"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", type=int, default=860_000)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--store", choices=["journal", "shards"], default="shards")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     threading.stack_size(1 << 20)
     if options.what == "simulate":
         print(json.dumps(simulate(options.out, options.problems, options.workers, options.slots, options.k)))
+    elif options.what == "tables":
+        for found in commands(options.out, options.rows):
+            print(json.dumps(found), flush=True)
     elif options.what == "scan":
         print(json.dumps(scan(options.out, options.store)))
     elif options.what == "resume":
