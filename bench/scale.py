@@ -15,7 +15,6 @@ import heapq
 import json
 import math
 import random
-import resource
 import subprocess
 import sys
 import threading
@@ -384,11 +383,12 @@ def commands(folder: Path, rows: int) -> Iterator[dict[str, Any]]:
         make_run(folder, rows)
     for words in (["gap", str(folder), "--tables"], ["report", str(folder)], ["export", str(folder), "--format", "hf"]):
         script = (
-            "import resource, sys; from retell.cli import main; status = main(sys.argv[1:]);"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, file=sys.stderr); sys.exit(status)"
+            "import sys; from retell.cli import main; from scale import peak_mib; status = main(sys.argv[1:]);"
+            "print(peak_mib(), file=sys.stderr); sys.exit(status)"
         )
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True, text=True)
+        command, here = [sys.executable, "-c", script, *words], Path(__file__).parent
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=here)
         seconds = round(time.perf_counter() - started, 1)
         peak = int(done.stderr.split()[-1])
         yield {
@@ -400,8 +400,9 @@ def commands(folder: Path, rows: int) -> Iterator[dict[str, Any]]:
 
 
 def peak_mib() -> int:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    """The most memory that this process has had (getrusage also counts what it was forked from)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
 
 
 def in_its_own_process(*arguments: str) -> dict[str, Any]:
