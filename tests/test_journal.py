@@ -251,3 +251,13 @@ def test_marks_are_of_their_plan_and_can_be_taken_back(tmp_path: Path) -> None:
         assert marks.done("a") == {f"p{number}" for number in range(1201)}
         marks.unmark("a", [f"p{number}" for number in range(1, 1201)])
         assert (marks.done("a"), marks.done("b"), marks.done("c")) == ({"p0"}, {"p0"}, set())
+
+
+def test_samples_of_benchmarks_and_of_later_rounds_are_not_those_of_rewriting(tmp_path: Path) -> None:
+    ended = Completion("x", None, None, "stop")
+    samples = [Sample("a", "1", "self", 0, 0, ended), Sample("b", "1", "gsm8k", 0, 0, ended)]
+    samples.append(Sample("c", "1", "guided", 1, 0, ended))
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.add_samples(samples)
+        journal.add_verdicts((one.key, graded_by("g", "1"), Verdict("undecided", None, "time")) for one in samples)
+        assert journal.judged("undecided", "g") == {"1": 1}

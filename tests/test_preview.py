@@ -273,3 +273,27 @@ def test_a_restart_discards_a_preview(tmp_path: Path, capsys: pytest.CaptureFixt
     run(capsys, "gap", out, "--preview", "2", *ASKED, "--limit", "4")
     run(capsys, "rewrite", "--out", out, "--temperature", "0.5", "--restart")
     assert not (out / "preview.json").exists()
+
+
+def test_a_preview_is_made_again_where_other_problems_can_be_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview = ["gap", str(tmp_path / "run"), "--preview", "6", *ASKED, "--json"]
+    assert main(preview) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["rejected"] == {}
+    preview[preview.index("--max-length") + 1] = "120"
+    assert main(preview) == 0
+    shorter = json.loads(capsys.readouterr().out)
+    assert shorter["rejected"].keys() == {"overlong"}
+
+
+def test_a_preview_leaves_the_recipe_of_a_rewriting_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "six.jsonl"
+    lines = (TINY / "data/train.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+    data.write_text("\n".join(lines), encoding="utf-8")
+    asked = [*POLICY, "--data", str(data), "--max-length", "320", "--max-tokens", "100"]
+    assert main(["rewrite", "--out", str(tmp_path / "run"), *asked, "--k", "1"]) == 0
+    before = (tmp_path / "run/recipe.resolved.toml").read_bytes()
+    assert main(["gap", str(tmp_path / "run"), "--preview", "3", *asked, "--k", "2"]) == 0
+    assert (tmp_path / "run/recipe.resolved.toml").read_bytes() == before

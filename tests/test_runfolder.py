@@ -235,3 +235,22 @@ def test_of_processes_that_train_together_only_the_lead_writes(tmp_path: Path, m
         monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert names(tmp_path) == {"run"}
+
+
+def test_a_new_evaluation_of_the_base_makes_the_drifts_that_rest_on_it_stale(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        for stage in ("rewrite", "gap", "gap/sft", "train/sft", "evaluate/base", "evaluate/sft"):
+            folder.finished(stage, 1, [])
+        folder.begin("evaluate/base")
+        assert set(folder.stages()) == {"rewrite", "gap", "train/sft", "evaluate/sft"}
+
+
+def test_a_restart_removes_nothing_outside_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "absolute").write_text("mine", encoding="utf-8")
+    with RunFolder(tmp_path / "run") as folder:
+        folder.finished("rewrite", 1, ["../mine", str(tmp_path / "absolute"), "a/../../mine"])
+    with RunFolder(tmp_path / "run", restart=True) as folder:
+        folder.claim("rewrite", IDENTITY)
+    assert (tmp_path / "mine").is_dir()
+    assert (tmp_path / "absolute").is_file()

@@ -125,3 +125,15 @@ def test_problems_are_found_by_the_verdicts_of_one_grader(folder: Path) -> None:
         assert store.judged("undecided", "math") == {"a": 1, "b": 2}
         assert store.judged("wrong", "math") == {"a": 1}
         assert store.judged("correct", "math") == {}
+
+
+def test_a_sample_that_both_have_comes_once(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.add_samples([drawn("a0")])
+    write_shard(shard_path(tmp_path / "samples", "plan", 0), [drawn("a0", "again"), drawn("b0")], {})
+    with open_store(tmp_path) as store:
+        told = [sample for page in store.pages(["self"]) for sample in page]
+        assert sorted(sample.key for sample in told) == sorted(keys("a0", "b0"))
+        assert {sample.completion.text for sample in told if sample.key == digest("a0")} == {
+            store.samples(keys("a0"))[digest("a0")].completion.text
+        }

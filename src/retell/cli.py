@@ -229,6 +229,8 @@ def evaluate(
         called = by_itself if name is None else name
         if not called or Path(called).name != called:
             raise RecipeError(f"--name {called!r} is no plain name: give one without separators")
+        if other and called == "base":
+            raise RecipeError("base is what the run's own policy is called: give this model another --name")
         _refuse_outdated(folder, called, recipe.policy, "keep its result under another --name")
         look_for_benchmarks(recipe, folder)
         summary = pipeline.run_evaluate(recipe, folder, called, recipe.policy)

@@ -92,12 +92,13 @@ class Journal:
         return {(row[0], row[1]): Verdict(*row[2:]) for row in self._select(query, keys)}
 
     def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
-        """The problems that have samples which a grader judged so, whatever the gold, and how many. It reads all
-        verdicts: with millions of them that takes seconds.
+        """The problems of which rewriting drew samples that a grader judged so, whatever the gold, and how many. It
+        reads all verdicts: with millions of them that takes seconds.
         """
         query = (  # a cross join looks samples up by their keys, and does not read them all
             "SELECT problem, COUNT(*) FROM verdicts CROSS JOIN samples ON key = sample "
-            "WHERE outcome = ? AND substr(grader, 1, ?) = ? GROUP BY problem"
+            "WHERE outcome = ? AND substr(grader, 1, ?) = ? AND rung IN ('self', 'guided') AND round = 0 "
+            "GROUP BY problem"
         )
         with self._guarded() as db:
             return dict(db.execute(query, (outcome, len(grader) + 1, f"{grader}#")).fetchall())

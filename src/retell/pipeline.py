@@ -7,6 +7,7 @@ Stages meet in the run folder. A stage whose inputs are unchanged is not run aga
 """
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -16,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from retell.advice import advise
+from retell.advice import DFT, REWRITE, advise
 from retell.benchmarks import load_benchmarks
 from retell.cluster import Crew
 from retell.contamination import (
@@ -222,6 +223,8 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
     With a folder it writes preview.json, and its samples are there for a rewriting with the same settings.
     """
     settings = recipe.rewrite
+    if settings.ray is not None:
+        print("a preview draws with one engine on this machine, without Ray", file=sys.stderr)
     if count < 1:
         raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")
     if folder is None and (settings.max_tokens_total or settings.max_hours):
@@ -242,7 +245,11 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
     some = without_overlaps(some, contaminated(some.problems, against), recipe)
     some = reject_untrainable(some, prompter, tokenizer, recipe.data.max_length)
     how = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
-    inputs = [identity, how, count, some.digest, grader.name, LEAK_RULES, policy.fingerprint if policy else None]
+    how["max_length"] = recipe.data.max_length
+    unusable = Counter(reject.reason for reject in part.rejected)
+    rejected = [asdict(reject) for reject in some.rejected]
+    inputs = [identity, how, count, some.digest, rejected, unusable, grader.name, LEAK_RULES, repr((REWRITE, DFT))]
+    inputs.append(policy.fingerprint if policy else None)
     if folder and folder.is_fresh("preview", inputs):
         return do_stage(folder, "preview", inputs, ["preview.json"], dict)
 
@@ -264,10 +271,10 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
             if policy:
                 model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
                 scored = score_texts(rows, policy.tokenizer, model, recipe.gap.batch_tokens)
-            rejected = Counter(reject.reason for reject in some.rejected)
-            summary = summarise(Look(rows, rejected, part.everything, exhaustive, scored, rate))
+            reasons = Counter(reject.reason for reject in some.rejected)
+            summary = summarise(Look(rows, reasons, part.everything, exhaustive, scored, rate))
             summary |= {
-                "unusable": dict(Counter(reject.reason for reject in part.rejected)),
+                "unusable": dict(unusable),
                 "failed": len(climbs) - len(rows),
                 "policy": drawn_by,
                 "grader": grader.name,
@@ -281,7 +288,8 @@ def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> 
         if folder is None:
             return work()
         folder.claim("rewrite", identity)
-        folder.store_recipe(recipe)
+        if not (folder.path / "rewritten.parquet").is_file():  # what is rewritten already has a recipe of its own
+            folder.store_recipe(recipe)
         return do_stage(folder, "preview", inputs, ["preview.json"], work)
 
 
@@ -340,7 +348,10 @@ def _gap(
 
     rewritten, table = rewritten_path(folder), f"{stage}.parquet"
     inputs = [RULES, base.fingerprint, scored.fingerprint, file_digest(rewritten)]
-    inputs += [] if scored is base else [digest_of(folder.path / "eval/base.json")]
+    if scored is not base:
+        prompter = _evaluated_as(recipe, base)
+        evaluated = [digest_of(folder.path / "eval/base.json"), "evaluate/base" in folder.stages()]
+        inputs += [*evaluated, prompter.system, prompter.solve_template.user]
 
     def work() -> Summary:
         model = load_model(scored.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
@@ -357,10 +368,15 @@ def _gap(
     return do_stage(folder, stage, inputs, [f"{stage}.json", table], work)
 
 
+def _evaluated_as(recipe: Recipe, base: LocalPolicy) -> Prompter:
+    """What makes the prompts of an evaluation of the base."""
+    return Prompter(asked(recipe.policy, recipe.evaluate), base.tokenizer)
+
+
 def _first_samples(recipe: Recipe, folder: RunFolder, base: LocalPolicy) -> dict[str, Group | str]:
     """Where the base's own samples are: on the new prompts, which it was tuned on, and on the old of its evaluation."""
     rewritten, drew = rewritten_path(folder), (folder.read_json("rewrite.json") or {}).get("policy")
-    prompter = Prompter(asked(recipe.policy, recipe.evaluate), base.tokenizer)
+    prompter = _evaluated_as(recipe, base)
     new = of_rewriting(rewritten, recipe.rewrite, base.fingerprint, drew, base.tokenizer)
     return {"new": new} | of_evaluation(folder, prompter, base.fingerprint)
 

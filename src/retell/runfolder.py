@@ -165,6 +165,8 @@ class RunFolder:
             rest_on_it = {name for name in manifest["stages"] if name not in ("preview", "evaluate/base")}
         else:
             rest_on_it = {stage, *(stage.replace("train/", later) for later in ("evaluate/", "gap/"))}
+            if stage == "evaluate/base":  # the drift of tuned models is measured on what it drew
+                rest_on_it |= {name for name in manifest["stages"] if name.startswith("gap/")}
         manifest["stages"] = {name: entry for name, entry in manifest["stages"].items() if name not in rest_on_it}
         self._write_manifest(manifest)
 
@@ -188,7 +190,8 @@ class RunFolder:
             files = self._manifest()["files"]
         try:
             for name in (*files, *_ALWAYS, "training", "samples", ".gap"):
-                _remove(self.path / name)
+                if not Path(name).is_absolute() and ".." not in Path(name).parts:  # a manifest may be somebody else's
+                    _remove(self.path / name)
             for name in _FOLDERS:
                 with contextlib.suppress(OSError):
                     (self.path / name).rmdir()  # what somebody else put there keeps it

@@ -9,6 +9,7 @@ a file is never changed, and no file ever replaces another.
 import contextlib
 import os
 import re
+import time
 import uuid
 from array import array
 from collections import Counter, OrderedDict
@@ -191,7 +192,7 @@ def shard_path(folder: Path, plan: str, block: int, part: str | None = None) -> 
 
 def part_path(folder: Path, plan: str, block: int) -> Path:
     """Where some samples of a block can be written that is not done, or has been written whole by somebody else."""
-    return shard_path(folder, plan, block, uuid.uuid4().hex)
+    return shard_path(folder, plan, block, f"{time.time_ns():020}-{uuid.uuid4().hex}")  # the first to be written counts
 
 
 def undo_blocks(folder: Path, plan: str, blocks: Iterable[int]) -> None:

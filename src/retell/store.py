@@ -38,7 +38,7 @@ class Store(Desk, Protocol):
         ...
 
     def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
-        """The problems that have samples which a grader judged so, whatever the gold, and how many."""
+        """The problems of which rewriting drew samples that a grader judged so, whatever the gold, and how many."""
         ...
 
     def rungs(self) -> dict[str, int]:
@@ -79,12 +79,12 @@ class Layered:
         return self._shards.all_verdicts(keys) | self._journal.all_verdicts(keys)
 
     def judged(self, outcome: Outcome, grader: str) -> dict[str, int]:
-        """The problems that have samples which a grader judged so, whatever the gold, and how many. It reads all
-        samples: with millions of them that takes minutes.
+        """The problems of which rewriting drew samples that a grader judged so, whatever the gold, and how many. It
+        reads all samples: with millions of them that takes minutes.
         """
         counts: Counter[str] = Counter()
-        for page in self.pages(list(self.rungs())):
-            problems = {sample.key: sample.problem for sample in page}
+        for page in self.pages(["self", "guided"]):
+            problems = {sample.key: sample.problem for sample in page if sample.round == 0}
             found = self.all_verdicts(list(problems))
             so = {key for (key, by), one in found.items() if one.outcome == outcome and by.startswith(f"{grader}#")}
             counts.update(problems[key] for key in so)
@@ -100,7 +100,9 @@ class Layered:
     def pages(self, rungs: Sequence[str]) -> Iterator[list[Sample]]:
         """The stored samples of some rungs or benchmarks, some hundred at a time: the journal's, then the shards'."""
         yield from self._journal.pages(rungs)
-        yield from self._shards.pages(rungs)
+        for page in self._shards.pages(rungs):
+            twice = self._journal.samples([sample.key for sample in page])
+            yield [sample for sample in page if sample.key not in twice]
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Stores samples in the journal."""
