@@ -163,6 +163,15 @@ def test_rows_that_the_chat_template_refuses_are_counted(tmp_path: Path) -> None
     assert summary["all"]["expert"]["mean_tokens"] <= 50
 
 
+def test_a_block_of_which_no_row_is_left_changes_nothing(tmp_path: Path) -> None:
+    rows = sorted(rewritten_rows(40), key=lambda row: len(row["solution"]), reverse=True)
+    written(tmp_path / "rewritten.parquet", rows)
+    summary = measured(tmp_path, reader=Refusing(TINY / "policy"), block=2)
+    kept = list(read_rows(tmp_path / "gap.parquet"))
+    assert [row["id"] for row in kept[-2:]] == [row["id"] for row in rows[-2:]]
+    assert summary["all"]["rows"] == len(kept) < 38
+
+
 def test_where_no_row_fits_it_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
     written(tmp_path / "rewritten.parquet", rewritten_rows(5))
     reader = Refusing(TINY / "policy")

@@ -282,7 +282,7 @@ def test_a_preview_is_made_again_where_other_problems_can_be_trained_on(
     assert main(preview) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["rejected"] == {}
-    preview[preview.index("--max-length") + 1] = "120"
+    preview[preview.index("--max-length") + 1] = "100"
     assert main(preview) == 0
     shorter = json.loads(capsys.readouterr().out)
     assert shorter["rejected"].keys() == {"overlong"}

@@ -51,7 +51,7 @@ from retell.problemtable import placed
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter
 from retell.ratios import lacks_tails
-from retell.recipe import Policy, Recipe, Section, dump, located
+from retell.recipe import Policy, Recipe, Section, dump, located, overlay
 from retell.records import Row
 from retell.report import gap_tables
 from retell.rewrite import reject_untrainable, rewrite
@@ -303,8 +303,9 @@ def run_tuned_gap(recipe: Recipe, folder: RunFolder, tuned: Policy) -> Summary:
     """The same under a checkpoint of the policy, and its drift from there: gap/NAME.parquet, gap/NAME.json."""
     from retell.drift import measure_drift
 
+    recipe = overlay(recipe, Recipe(policy=Policy(trust_remote_code=tuned.trust_remote_code)))
     base, model = own_policy(recipe, folder), resolve_policy(tuned)
-    require_same_model(model, base.folder, recipe.policy.trust_remote_code)
+    require_same_model(model, base.folder, tuned.trust_remote_code)
     # Its own tokenizer may not have been saved with it, and what is scored are the base's tokens.
     checkpoint = LocalPolicy(model, fingerprint(model), base.tokenizer)
 
