@@ -301,7 +301,7 @@ class Faulty(ScriptedEngine):
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
     engine = Faulty()
-    monkeypatch.setattr(pipeline, "_open_engine", lambda *_: engine)
+    monkeypatch.setattr(pipeline, "open_engine_of", lambda *_: engine)
     return engine
 
 
