@@ -2,6 +2,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,12 +97,16 @@ def test_what_ray_cannot_do_is_said_in_a_line_with_its_version(listening: str, m
     assert f"{listening}: Failed to connect; is `ray start --head` running there, with Ray {ray.__version__}" in says
 
 
-def test_ray_that_does_not_start_here_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_that_does_not_start_here_says_why(tmp_path: Path) -> None:
+    """Where its sockets would have longer names than there can be. In a process of its own: Ray changes its own."""
     pytest.importorskip("ray")
     deep = tmp_path / ("a" * 100)
     deep.mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(deep))
-    assert refusal("auto").startswith("Ray does not start on this machine: validate_socket_filename failed")
+    code = "from retell.connection import connected\nwith connected('auto'): pass"
+    environment = os.environ | {"RAY_TMPDIR": str(deep), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines()[-1]
+    assert "RecipeError: Ray does not start on this machine: validate_socket_filename failed" in said
 
 
 def test_what_ray_takes_for_itself_is_given_back(

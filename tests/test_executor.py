@@ -156,6 +156,22 @@ def test_an_interruption_keeps_what_was_done(tmp_path: Path, error: type[BaseExc
     assert settled == played(tmp_path / "alone", ScriptedEngine(coin), rows)[1]
 
 
+def test_what_failed_before_an_interruption_is_drawn_by_the_next_start(tmp_path: Path) -> None:
+    def stopping(request: Request, luck: random.Random) -> Completion | str:
+        if request.problem == "p25":
+            raise KeyboardInterrupt
+        if request.problem == "p3":
+            return Completion("", None, None, "error", error="it is asleep", lasting=True)
+        return coin(request, luck)
+
+    with pytest.raises(KeyboardInterrupt):
+        played(tmp_path, ScriptedEngine(stopping, batch=2), problems(40))
+    engine, notes = asked()
+    _, settled = played(tmp_path, engine, problems(40))
+    assert "p3" in {request.problem for request in notes}
+    assert all(isinstance(climb.result, Row) for climb in settled)
+
+
 def test_what_was_done_and_is_gone_is_a_reject_and_drawn_by_the_next_start(tmp_path: Path) -> None:
     rows = problems(10)
     _, first = played(tmp_path, ScriptedEngine(coin), rows)

@@ -127,8 +127,8 @@ def test_a_worker_takes_the_next_block_before_it_is_done_with_the_last() -> None
     assert (named(first)[0], named(second)[0]) == ("p0", "p4")
 
 
-def test_no_worker_holds_more_than_its_share_of_what_is_left() -> None:
-    """One whose engine could take all that there is leaves half of it to the other, who has opened later."""
+def test_until_all_have_come_no_worker_holds_more_than_its_share() -> None:
+    """One whose engine could take all that there is leaves half of it to the other, who opens later."""
     leases = lending(64, 8, workers=2)
     greedy = []
     while lease := leases.next("greedy"):
@@ -137,6 +137,13 @@ def test_no_worker_holds_more_than_its_share_of_what_is_left() -> None:
     while lease := leases.next("late"):
         late.append(lease)
     assert [len(greedy), len(late)] == [4, 4]
+
+
+def test_when_all_have_come_each_gets_what_its_engine_has_room_for() -> None:
+    """Blocks that are nearly done are held for long: they say nothing of how busy an engine is."""
+    leases = lending(64, 8, workers=2)
+    for worker in ("one", "other", "one", "one", "one", "one", "one"):
+        assert leases.next(worker)
 
 
 def test_a_worker_that_is_by_itself_gets_everything_in_the_end() -> None:
@@ -156,8 +163,8 @@ def test_a_worker_thought_lost_gets_nothing_more_and_counts_for_nothing() -> Non
     leases = lending(8, 4, workers=1)
     mine = leases.next("a")
     assert mine
-    leases.lost("a", "no answer")
-    leases.lost("a", "no answer")
+    for _ in range(50):
+        leases.lost("a", "no answer")
     assert leases.next("a") is None
     leases.done(mine.number, replace(NOTHING, failed={"k": "x"}, drawn=9, file="000000.parquet"))
     assert leases.standing().done == 0

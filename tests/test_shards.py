@@ -177,11 +177,12 @@ def test_many_files_hold_what_each_was_given(tmp_path: Path) -> None:
 
 def test_keys_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     one, other = (Sample("ab" * 8 + end, end, "self", 0, 0, drawn("x").completion) for end in ("0" * 16, "1" * 16))
-    write_shard(shard_path(tmp_path, "plan", 0), [one], {one.key: {"g": RIGHT}})
+    write_shard(shard_path(tmp_path, "plan", 0), [one], {one.key: {"g": RIGHT}, other.key: {"h": RIGHT}})
     write_shard(shard_path(tmp_path, "plan", 1), [other], {other.key: {"g": WRONG}})
     shards = Shards(tmp_path)
     assert shards.samples([one.key, other.key]) == {one.key: one, other.key: other}
-    assert shards.all_verdicts([other.key]) == {(other.key, "g"): WRONG}
+    assert shards.all_verdicts([other.key]) == {(other.key, "g"): WRONG, (other.key, "h"): RIGHT}
+    assert shards.all_verdicts([one.key]) == {(one.key, "g"): RIGHT}
     assert paged(shards) == [one, other]
     assert shards.rungs() == {"self": 2}
 

@@ -186,7 +186,7 @@ def test_an_engine_that_stops_leaves_what_it_has_drawn(tmp_path: Path) -> None:
         return coin(request, luck)
 
     engine, notes = asked(stopping, batch=2)
-    desk = Desk(lent(12, 4))
+    desk = Desk(lent(12, 12))
     with pytest.raises(EngineError, match="out of breath"):
         work(tmp_path, desk, engine)
     drawn = {request.key for request in notes if request.problem != "p9"}
@@ -194,7 +194,7 @@ def test_an_engine_that_stops_leaves_what_it_has_drawn(tmp_path: Path) -> None:
     assert len(stored) == len(set(stored))
     assert set(stored) <= drawn
     assert len(drawn) - len(stored) <= 2, "no more is lost than what was in flight"
-    assert blocks_done(tmp_path / "samples", PLAN) == set(desk.reports)
+    assert blocks_done(tmp_path / "samples", PLAN) == set(desk.reports) == set()
 
 
 def test_who_comes_after_a_worker_that_was_lost_with_its_block_written_loses_nothing(tmp_path: Path) -> None:
@@ -213,6 +213,18 @@ def test_who_comes_after_a_worker_that_was_lost_with_its_block_written_loses_not
     assert desk.reports[0].drawn == 0 and desk.reports[0].found > 0
     items = of(problems(4))
     assert sorted(map(repr, results(tmp_path, items))) == sorted(map(repr, undisturbed(tmp_path, items)))
+
+
+def test_what_was_left_while_a_worker_was_at_work_is_found_with_the_piece_of_who_was_lost(tmp_path: Path) -> None:
+    class Late(Desk):
+        def next(self) -> Lease | None:
+            if self.leases and self.leases[0].alone:
+                work(tmp_path, Desk(lent(8, 4)[1:]))
+            return super().next()
+
+    engine, notes = asked()
+    work(tmp_path, Late([*lent(8, 4)[:1], *lent(8, 4, alone=True)[1:]]), engine)
+    assert {request.problem for request in notes} == {"p0", "p1", "p2", "p3"}
 
 
 def test_who_was_thought_lost_and_writes_late_doubles_nothing(tmp_path: Path) -> None:

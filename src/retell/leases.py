@@ -117,10 +117,10 @@ class _Out:
 class Leases:
     """Lends pieces to workers until all are done.
 
-    A worker takes the next piece before it is done with the last, so that its engine never runs dry; but never more
-    than its share of what is left, so that near the end one does not hold what another could draw. Where a worker is
-    lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that has cost two
-    workers alone is given up: ``failed`` says why.
+    A worker takes the next piece before it is done with the last, so that its engine never runs dry; but no more than
+    its share until all have come, so that one with a large engine leaves something to those that open later. Where a
+    worker is lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that
+    has cost two workers alone is given up: ``failed`` says why.
     """
 
     def __init__(self, blocks: Blocks, done: Iterable[int], budget: Budget, workers: int) -> None:
@@ -128,6 +128,7 @@ class Leases:
         self._fresh = deque(sorted(set(range(len(blocks))) - set(done)))
         self._again: deque[Piece] = deque()
         self._out: dict[int, _Out] = {}
+        self._came: set[str] = set()
         self._gone: set[str] = set()
         self._numbers = 0
         self._workers = workers
@@ -145,6 +146,7 @@ class Leases:
 
         One that was thought lost, and is not, gets nothing any more.
         """
+        self._came.add(worker)
         held = [out.piece for out in self._out.values() if out.worker == worker]
         if self._broken or self._meter.spent() or worker in self._gone or any(piece.alone for piece in held):
             return None
@@ -156,6 +158,8 @@ class Leases:
         return None
 
     def _has_its_share(self, held: Sequence[Piece]) -> bool:
+        if len(self._came) >= self._workers:
+            return False
         left = len(self._blocks.problems) - self._done
         more = sum(piece.size for piece in held) + self._size(self._fresh[0])
         return more * self._workers > left

@@ -80,8 +80,8 @@ class Shards:
             found |= {(key, grader): verdict for grader, verdict in verdicts.items()}
         for key, files in self._added().holders(keys):
             for file in files:
-                sample, verdicts = self._file(file).get(key, (None, {}))
-                for grader, verdict in verdicts.items() if sample is None else ():
+                _, verdicts = self._file(file).get(key, (None, {}))
+                for grader, verdict in verdicts.items():
                     found.setdefault((key, grader), verdict)
         return found
 
