@@ -12,7 +12,7 @@ demo: .venv/.demo
 
 # The models of the tests are so small that a second thread only waits for the first.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
 test-vllm: .venv-vllm/.ready
 	$(VLLM)/pytest -q tests/vllm
