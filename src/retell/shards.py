@@ -127,9 +127,10 @@ class Shards:
             drawn, added = _Places(), _Places()
             for number in range(len(self._files)):
                 for batch in self._batches(number, ["key", "stop"]):
-                    sampled = batch["stop"].is_valid()
-                    drawn.add(batch["key"].filter(sampled).to_pylist(), number)
-                    added.add(batch["key"].filter(batch["stop"].is_null()).to_pylist(), number)
+                    hashes = _hashes(batch["key"].to_pylist())
+                    sampled = batch["stop"].is_valid().to_numpy(zero_copy_only=False)
+                    drawn.add(hashes[sampled], number)
+                    added.add(hashes[~sampled], number)
             self._index = drawn, added
         return self._index
 
@@ -165,10 +166,10 @@ class _Places:
         self._files: list[Any] = [np.zeros(0, np.int32)]
         self._sorted = False
 
-    def add(self, keys: Sequence[str], file: int) -> None:
-        """Adds the keys of a file; files come in their order."""
-        self._hashes.append(_hashes(keys))
-        self._files.append(np.full(len(keys), file, np.int32))
+    def add(self, hashes: Any, file: int) -> None:
+        """Adds keys of a file, by their hashes; files come in their order."""
+        self._hashes.append(hashes)
+        self._files.append(np.full(len(hashes), file, np.int32))
 
     def holders(self, keys: Sequence[str]) -> list[tuple[str, list[int]]]:
         """Those of the keys that are anywhere, each with its files in their order."""

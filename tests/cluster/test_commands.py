@@ -40,12 +40,12 @@ def place(folder: Path) -> Path:
 
 def rewriting(*more: str, limit: int = 40) -> list[str]:
     given = {"--model": "policy", "--template": "prompt.txt", "--data": "train.jsonl", "--grader": "judges:judge"}
-    given |= {"--limit": str(limit), "--k": "3", "--max-tokens": "60", "--engine-args.device": "cpu"}
+    given |= {"--limit": str(limit), "--k": "3", "--max-tokens": "30", "--engine-args.device": "cpu"}
     return ["rewrite", *(word for pair in given.items() for word in pair), *more]
 
 
 def evaluating(*more: str) -> list[str]:
-    given = {"--model": "policy", "--template": "prompt.txt", "--k": "2", "--limit": "6", "--max-tokens": "60"}
+    given = {"--model": "policy", "--template": "prompt.txt", "--k": "2", "--limit": "6", "--max-tokens": "30"}
     return ["evaluate", "--benchmark", "one.jsonl", "two.jsonl", *(w for pair in given.items() for w in pair), *more]
 
 
