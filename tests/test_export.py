@@ -231,7 +231,8 @@ def test_trl_trains_on_the_response_and_its_end_and_on_nothing_else(mix: str, tm
         train_dataset=loaded(tmp_path / "run/export/trl/train.jsonl", tmp_path / "cache"),
         processing_class=TOKENIZER.tokenizer,
     )
-    ours, _ = mix_ids(mix, rows, TOKENIZER, 1000)
+    used, _ = mix_ids(mix, rows, TOKENIZER, 1000)
+    ours = list(used.values())
     theirs = list(trainer.train_dataset)
     assert len(theirs) == len(ours) == len(rows)
     for mine, its in zip(ours, theirs, strict=True):
@@ -262,7 +263,8 @@ def test_the_sampled_ids_can_be_trained_on_in_trl(tmp_path: Path) -> None:
         train_dataset=dataset.map(exact, remove_columns=dataset.column_names),
         processing_class=tokenizer,
     )
-    ours, _ = mix_ids("rewritten", rows, TOKENIZER, 1000)
+    used, _ = mix_ids("rewritten", rows, TOKENIZER, 1000)
+    ours = list(used.values())
     for mine, its in zip(ours, trainer.train_dataset, strict=True):
         assert its["input_ids"] == [*mine.prompt, *mine.response]
         assert its["labels"] == [*[-100] * len(mine.prompt), *mine.response]
@@ -315,7 +317,8 @@ def test_verl_trains_on_the_response_and_its_end_and_on_nothing_else(tmp_path: P
     """
     rows = [row(number) for number in range(6)]
     exported(tmp_path / "run", rows, "verl")
-    ours, _ = mix_ids("rewritten", rows, TOKENIZER, 1000)
+    used, _ = mix_ids("rewritten", rows, TOKENIZER, 1000)
+    ours = list(used.values())
     opened = [{"role": "user", "content": ""}]
     ids = TOKENIZER.tokenizer.apply_chat_template(opened, add_generation_prompt=True, return_dict=False)
     opening = len(ids) - len(TOKENIZER.tokenizer.apply_chat_template(opened, return_dict=False))
@@ -483,5 +486,5 @@ def test_without_rewritten_rows_there_is_nothing_to_export(
     table.write_bytes(b"PAR1 torn")
     assert "rewritten.parquet: " in refused(capsys, "export", str(run), "--format", "hf")
     table.unlink()
-    assert "holds no rewritten.parquet: run `retell rewrite" in refused(capsys, "export", str(run), "--format", "hf")
+    assert "holds no rewritten.parquet: `retell rewrite" in refused(capsys, "export", str(run), "--format", "hf")
     assert not (run / "export" / "hf").exists()
