@@ -245,6 +245,7 @@ def test_what_a_preview_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no data named" in refused(capsys, "gap", "--preview", "3", *POLICY)
     assert "name the folder" in refused(capsys, "gap", "--preview", "3", *ASKED, "--max-hours", "1")
     assert not out.exists()
+    assert "--tables has no effect" in refused(capsys, "gap", "--preview", "3", "--tables", *ASKED)
     assert "which run?" in refused(capsys, "gap")
     assert "--k has no effect" in refused(capsys, "gap", "--k", "3")
     assert "--data has no effect" in refused(capsys, "gap", out, "--data", "x.jsonl")
@@ -266,6 +267,24 @@ def test_recorded_responses_need_no_policy(tmp_path: Path, capsys: pytest.Captur
     assert found["advice"]["rewrite"] == found["advice"]["loss"] == "unknown"
     assert main(["gap", *map(str, asked)]) == 0
     assert "the gap is unknown" in capsys.readouterr().out
+
+
+def test_one_problem_says_little(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "gap", "--preview", "1", *ASKED)
+    assert found["whole"]["tokens"]["generated"]["high"] is None
+    assert max(one["high"] - one["low"] for one in found["shares"].values()) > 75
+    assert (found["advice"]["rewrite"], found["advice"]["loss"]) == ("unknown", "unknown")
+    assert main(["gap", "--preview", "1", *ASKED]) == 0
+    assert "≥" in capsys.readouterr().out
+
+
+def test_a_damaged_model_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = iter([(0, [float("nan")])])
+    monkeypatch.setattr("retell.logprobs.row_logprobs", lambda *_: scored)
+    assert "damaged" in refused(capsys, "gap", tmp_path, "--preview", "1", *ASKED)
+    assert not (tmp_path / "preview.json").exists()
 
 
 def test_a_restart_discards_a_preview(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,8 @@ FEATURES: Mapping[str, str] = {
     "gap.expert.share_below_0.1": "share of the expert's tokens that the policy gives less than 0.1",
     "gap.expert.token_ess": "token ESS of the expert's text",
     "gap.own.mean_token_logprob": "mean log-prob of the policy's own tokens",
-    "gap.difference.own": "log-prob of a token of the policy's own text minus that of one of the expert's",
-    "gap.difference.rewritten": "log-prob of a token of the rewritten text minus that of one of the expert's",
+    "gap.difference.own": "mean log-prob of the policy's own tokens minus that of the expert's",
+    "gap.difference.rewritten": "mean log-prob of the rewritten tokens minus that of the expert's",
 }
 """What a rule may look at, by its place in preview.json."""
 SLACK = 0.1

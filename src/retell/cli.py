@@ -146,6 +146,8 @@ def gap(
     Under another --model than the run's policy, a checkpoint of it, also how far that has drifted.
     """
     if preview is not None:
+        if tables:
+            raise RecipeError("--tables has no effect with --preview, which prints its own: leave one out")
         given = _changes(policy=policy, data=data, rewrite=rewrite, gap=gap)
         with RunFolder(folder) if folder else contextlib.nullcontext() as place:
             from retell import pipeline

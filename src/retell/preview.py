@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retell.dryrun.footprint import of_gap, of_journal, of_rewritten
 from retell.dryrun.spans import Mean, Range, total
 from retell.engines.base import Engine
-from retell.errors import DataError, EngineError
+from retell.errors import DataError, EngineError, PolicyError
 from retell.estimates import Estimate, bootstrap, everywhere, share
 from retell.graders.pool import GraderPool
 from retell.ladder import Climb, Ladder
@@ -88,6 +88,7 @@ def score_texts(rows: Sequence[Climb], tokenizer: ChatTokenizer, model: "PreTrai
 
     Raises:
         DataError: the chat template keeps prompt and response apart for none of them.
+        PolicyError: the model gives log-probs that are no numbers.
     """
     from retell.logprobs import row_logprobs
 
@@ -104,6 +105,8 @@ def score_texts(rows: Sequence[Climb], tokenizer: ChatTokenizer, model: "PreTrai
     started = time.monotonic()
     with progress("log-probs", len(distinct)) as tick:
         for number, logprobs in row_logprobs(model, distinct, batch):
+            if not np.isfinite(logprobs).all():
+                raise PolicyError("the model gives log-probs that are no numbers: is its checkpoint damaged?")
             sums[distinct[number]] = _sums(logprobs, LOW)
             tick(len(sums))
     seconds = time.monotonic() - started
