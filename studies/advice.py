@@ -10,7 +10,7 @@ rates, and so are more able than any that was pretrained. It goes on where it wa
 Markdown row for each setting.
 
 `fit` looks for the rule of `retell.advice` and holds it against settings that it was not fitted on. What counts was
-fixed before any of the runs was looked at:
+fixed before the settings were run (docs/log.md says what had been seen of them by then):
 
 - Each method counts at the better of its learning rates. Rewriting is *better* (or *worse*) in a setting if the best of
   DR + SFT and DR + DFT beats (or is beaten by) the best of SFT and DFT by more than two standard errors, paired over
