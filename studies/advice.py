@@ -48,6 +48,7 @@ import retell
 from retell import pipeline
 from retell.advice import FEATURES, Answer, Condition, Features, Rule, features
 from retell.mixes import run_named
+from retell.previewing import run_preview
 from retell.recipe import Recipe, load_recipe
 from retell.runfolder import RunFolder
 from retell.tiny.splits import TRAIN, reserved_problems
@@ -133,7 +134,7 @@ def settings(out: Path, bases: Sequence[Path], experts: Sequence[str], rates: Se
         with RunFolder(out / f"{base.name}-{expert}") as folder:
             chosen = recipe(base, expert_data(expert, out), rates[0])
             if (base.name, expert, "preview") not in store:
-                store.add((base.name, expert, "preview"), pipeline.run_preview(chosen, PREVIEWED, folder))
+                store.add((base.name, expert, "preview"), run_preview(chosen, PREVIEWED, folder))
                 store.add((base.name, expert, "rewrite"), pipeline.run_rewrite(chosen, folder))
             for rate in rates:
                 for name in ("base", *METHODS):

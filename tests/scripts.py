@@ -57,6 +57,17 @@ def coin(request: Request, random_: random.Random) -> Completion | str:
     return f"\\boxed{{{gold + 1}}}"
 
 
+def asked(script: Any = coin, **options: Any) -> tuple[ScriptedEngine, list[Request]]:
+    """An engine that notes what it is asked for."""
+    notes: list[Request] = []
+
+    def noting(request: Request, luck: random.Random) -> Completion | str:
+        notes.append(request)
+        return script(request, luck)  # type: ignore[no-any-return]
+
+    return ScriptedEngine(noting, **options), notes
+
+
 def climb_all(
     folder: Path,
     rows: list[Problem],

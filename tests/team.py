@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import loaded, problems
+from scripts import coin, loaded, problems
 
 from retell.cluster import Cluster, Crew
 from retell.drawing import Task, Work, starter
@@ -37,17 +37,6 @@ from retell.runfolder import RunFolder
 from retell.store import open_store
 
 BLOCK = 8
-
-
-def coin(request: Request, luck: random.Random) -> Completion | str:
-    """Right, wrong or truncated by chance; right ones differ in length."""
-    gold = int(request.problem[1:]) + 100
-    chance = luck.random()
-    if chance < 0.3:
-        return f"I count \\boxed{{{gold}}}" + "!" * luck.randrange(9)
-    if chance < 0.4:
-        return Completion(f"\\boxed{{{gold}}} and so on", None, None, "length")
-    return f"\\boxed{{{gold + 1}}}"
 
 
 class Scripted:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import problems
-from team import BLOCK, coin, task_of
+from scripts import coin, problems
+from team import BLOCK, task_of
 
 from retell.cluster import Cluster, Crew, drawn_before
 from retell.drawing import Work, starter

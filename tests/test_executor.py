@@ -3,10 +3,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from scripts import coin, here, problems
+from scripts import asked, coin, here, problems
 
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
@@ -48,17 +47,6 @@ def played(
         executor: Executor = here(engine, graders, journal, "rewrite", plan)
         told = list(executor.draw(started(jobs(rows, k=k)), lambda _: None))
         return told, list(executor.settle(jobs(rows, k=k)))
-
-
-def asked(script: Any = coin, **options: Any) -> tuple[ScriptedEngine, list[Request]]:
-    """An engine that notes what it is asked for."""
-    notes: list[Request] = []
-
-    def noting(request: Request, luck: random.Random) -> Completion | str:
-        notes.append(request)
-        return script(request, luck)  # type: ignore[no-any-return]
-
-    return ScriptedEngine(noting, **options), notes
 
 
 def test_what_is_settled_is_what_was_drawn_in_the_order_of_the_jobs(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ FLOORS = (
     ("worker", "connection"),
     ("cluster",),
     ("steps",),
-    ("showing",),
+    ("showing", "previewing"),
     ("pipeline", "present", "checks.installation", "checks.template", "checks.servers", "checks.sample"),
     ("checks.model", "dryrun.inputs"),
     ("doctor", "dryrun.forecast"),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import problems
-from team import coin, task_of
+from scripts import asked, coin, problems
+from team import task_of
 
 from retell.drawing import Task, Work, starter
 from retell.engines.base import Engine
@@ -85,16 +85,6 @@ def undisturbed(folder: Path, items: Iterable[Item], task: Task | None = None) -
 
 def of(rows: list[Problem]) -> list[Item]:
     return [("", problem) for problem in rows]
-
-
-def asked(script: Any = coin, **options: Any) -> tuple[ScriptedEngine, list[Request]]:
-    notes: list[Request] = []
-
-    def noting(request: Request, luck: random.Random) -> Completion | str:
-        notes.append(request)
-        return script(request, luck)  # type: ignore[no-any-return]
-
-    return ScriptedEngine(noting, **options), notes
 
 
 def test_what_a_worker_stores_is_what_one_machine_makes(tmp_path: Path) -> None:

@@ -148,12 +148,7 @@ def gap(
     if preview is not None:
         if tables:
             raise RecipeError("--tables has no effect with --preview, which prints its own: leave one out")
-        given = _changes(policy=policy, data=data, rewrite=rewrite, gap=gap)
-        with RunFolder(folder) if folder else contextlib.nullcontext() as place:
-            from retell import pipeline
-
-            recipe = overlay((place and place.recipe()) or Recipe(), given)
-            _show(as_json, pipeline.run_preview(recipe, preview, place), present.preview, *([place] if place else []))
+        _preview(folder, preview, _changes(policy=policy, data=data, rewrite=rewrite, gap=gap), as_json)
         return
     useless = [name for part in (data, rewrite) if part for name in sorted(part.model_fields_set)]
     if useless:
@@ -180,6 +175,14 @@ def gap(
         summary = pipeline.run_tuned_gap(base, place, recipe.policy)
         place.store_recipe(base)
         _show(as_json, summary, partial(present.gap, file=f"gap/{name}.json"), place)
+
+
+def _preview(folder: Path | None, count: int, given: Recipe, as_json: bool) -> None:
+    with RunFolder(folder) if folder else contextlib.nullcontext() as place:
+        from retell.previewing import run_preview
+
+        recipe = overlay((place and place.recipe()) or Recipe(), given)
+        _show(as_json, run_preview(recipe, count, place), present.preview, *([place] if place else []))
 
 
 @app.command

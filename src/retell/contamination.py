@@ -17,6 +17,7 @@ from retell.problemtable import chosen
 from retell.recipe import Evaluate, Recipe
 from retell.records import Problem, Reject
 from retell.runfolder import RunFolder
+from retell.tables import read_rows
 
 GRAM = 13
 SHARE = 0.5
@@ -188,12 +189,8 @@ def whole_benchmarks(settings: Evaluate) -> dict[str, Loaded]:
 
 def _trained_on(folder: RunFolder) -> Iterator[Problem]:
     """The problems of the rewritten rows, read in parts."""
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(folder.path / "rewritten.parquet")
-    for batch in table.iter_batches(columns=["id", "problem"]):
-        for row in batch.to_pylist():
-            yield Problem(row["id"], row["problem"], "", "", "")
+    for row in read_rows(folder.path / "rewritten.parquet", ["id", "problem"]):
+        yield Problem(row["id"], row["problem"], "", "", "")
 
 
 def _folded(text: str) -> str:

@@ -7,7 +7,6 @@ Stages meet in the run folder. A stage whose inputs are unchanged is not run aga
 """
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from retell.advice import DFT, REWRITE, advise
 from retell.benchmarks import load_benchmarks
 from retell.cluster import Crew
 from retell.contamination import (
@@ -40,22 +38,18 @@ from retell.hashing import digest, file_digest
 from retell.ladder import Ladder
 from retell.leaks import RULES as LEAK_RULES
 from retell.leases import EVALUATE_BLOCK, REWRITE_BLOCK, Blocks
-from retell.meter import Budget, Meter
 from retell.mixes import KEPT, MIXES, ONLINE, Run, file_ids, mix_ids, run_named
 from retell.online import OnlineRewriter
 from retell.parts import Parts, Scorer
 from retell.policy import default_device, fingerprint, load_model, require_same_model, resolve_policy
-from retell.preview import Look, climb_some, score_texts, summarise
-from retell.problems import Loaded, load_part, load_problems, loaded, read_rows
+from retell.problems import Loaded, load_problems, read_rows
 from retell.problemtable import placed
 from retell.processes import launch, launches, world
 from retell.prompts import Prompter
 from retell.ratios import lacks_tails
 from retell.recipe import Policy, Recipe, Section, dump, located, overlay
-from retell.records import Row
 from retell.report import gap_tables
 from retell.rewrite import reject_untrainable, rewrite
-from retell.rollout import Stream
 from retell.runfolder import RunFolder
 from retell.scores import RULES as SCORE_RULES
 from retell.showing import run_report
@@ -65,8 +59,8 @@ from retell.steps import (
     do_stage,
     drawer_of,
     executor_of,
-    free_memory,
     own_policy,
+    rewriting_identity,
     rewritten_path,
     rewritten_rows,
     stored_in,
@@ -162,7 +156,7 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
     with folder.spool("problems.parquet") as spool:
         read = load_problems(recipe.data, spool=spool)
         check_engine(settings, read.problems)
-        identity = _identity(recipe, prompter, drawn_by, read.digest)
+        identity = rewriting_identity(recipe, prompter, drawn_by, read.digest)
         for needed in (policy.folder if policy else None, Path(located(recipe.data.path or ""))):
             if needed is not None:
                 folder.spare(needed)
@@ -199,98 +193,6 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
             folder.place(spool, "problems.parquet")
             folder.store_recipe(recipe)
             return do_stage(folder, "rewrite", inputs, outputs, lambda: work(drawer))
-
-
-def _identity(recipe: Recipe, prompter: Prompter, drawn_by: str | None, data: str) -> dict[str, object]:
-    """What the samples of a rewriting rest on, by name: a folder holds those of one. ``data`` is its digest."""
-    settings = recipe.rewrite
-    assert prompter.guided_template
-    return {
-        "policy": drawn_by,
-        "data": data,
-        "system message": prompter.system,
-        "prompt template": prompter.solve_template.user,
-        "guided template": prompter.guided_template.text,
-        **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
-        "served model": settings.engine_args.get("served_model"),
-        **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
-    }
-
-
-def run_preview(recipe: Recipe, count: int, folder: RunFolder | None = None) -> Summary:
-    """What rewriting the data would come to and whether it looks worthwhile, from ``count`` of its problems.
-
-    With a folder it writes preview.json, and its samples are there for a rewriting with the same settings.
-    """
-    settings = recipe.rewrite
-    if settings.ray is not None:
-        print("a preview draws with one engine on this machine, without Ray", file=sys.stderr)
-    if count < 1:
-        raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")
-    if folder is None and (settings.max_tokens_total or settings.max_hours):
-        raise RecipeError("a budget ends a preview that can go on: name the folder where it is kept, or leave it out")
-    grader = choosing(settings)
-    against = benchmarks_against(recipe)
-    part = load_part(recipe.data, count)
-    if count > part.everything:
-        raise RecipeError(f"--preview {count}: the data has {part.everything:,} problems: give at most so many")
-    policy, drawn_by = drawing_policy(recipe.policy, settings)
-    tokenizer = policy.tokenizer if policy else None
-    prompter = Prompter(recipe.policy, tokenizer, settings.guided_template)
-    check_engine(settings, part.problems)
-    identity = _identity(recipe, prompter, drawn_by, part.digest)
-    if folder:
-        folder.check("rewrite", identity)
-    some = loaded(part.problems, ())
-    some = without_overlaps(some, contaminated(some.problems, against), recipe)
-    some = reject_untrainable(some, prompter, tokenizer, recipe.data.max_length)
-    how = {name: getattr(settings, name) for name in ("k", "exhaustive", "max_copied")}
-    how["max_length"] = recipe.data.max_length
-    unusable = Counter(reject.reason for reject in part.rejected)
-    rejected = [asdict(reject) for reject in some.rejected]
-    inputs = [identity, how, count, some.digest, rejected, unusable, grader.name, LEAK_RULES, repr((REWRITE, DFT))]
-    inputs.append(policy.fingerprint if policy else None)
-    if folder and folder.is_fresh("preview", inputs):
-        return do_stage(folder, "preview", inputs, ["preview.json"], dict)
-
-    with contextlib.ExitStack() as sampling:
-        engine = sampling.enter_context(closing(open_engine_of(settings, policy, some.problems, recipe.policy)))
-
-        def work() -> Summary:
-            meter = Meter(Budget(settings.max_tokens_total, settings.max_hours))
-            stream = Stream("rewrite", drawn_by, settings.seed)
-            ladder = Ladder(settings, prompter, engine, drawn_by, recipe.data.max_length)
-            with stored_in(folder) as journal, GraderPool(grader, settings.grader_workers) as graders:
-                climbs = climb_some(some.problems, ladder, engine, graders, journal, stream, meter)
-            rate = meter.tokens_per_second()
-            rows = [climb for climb in climbs if isinstance(climb.result, Row)]
-            exhaustive = ladder.exhaustive
-            sampling.close()
-            free_memory()
-            scored = None
-            if policy:
-                model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code).eval()
-                scored = score_texts(rows, policy.tokenizer, model, recipe.gap.batch_tokens)
-            reasons = Counter(reject.reason for reject in some.rejected)
-            summary = summarise(Look(rows, reasons, part.everything, exhaustive, scored, rate))
-            summary |= {
-                "unusable": dict(unusable),
-                "failed": len(climbs) - len(rows),
-                "policy": drawn_by,
-                "grader": grader.name,
-                "sampling": {name: getattr(settings, name) for name in ("k", "temperature", "top_p", "max_tokens")},
-            }
-            summary["advice"] = asdict(advise(summary))
-            if folder:
-                folder.write_json("preview.json", summary)
-            return summary
-
-        if folder is None:
-            return work()
-        folder.claim("rewrite", identity)
-        if not (folder.path / "rewritten.parquet").is_file():  # what is rewritten already has a recipe of its own
-            folder.store_recipe(recipe)
-        return do_stage(folder, "preview", inputs, ["preview.json"], work)
 
 
 def run_gap(recipe: Recipe, folder: RunFolder) -> Summary:

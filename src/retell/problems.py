@@ -16,6 +16,7 @@ from retell.hashing import digest, digest_of_all
 from retell.problemtable import ProblemTable, write_problems
 from retell.recipe import Data, located
 from retell.records import Problem, Reject
+from retell.tables import read_rows as read_table
 
 SUFFIXES = (".jsonl", ".parquet")
 _UNNAMED = "no data named: give --data FILE, a folder, or a Hugging Face dataset id"
@@ -156,13 +157,8 @@ def _read_file(path: Path) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
         raise DataError(f"cannot read {path}: data files end in .jsonl or .parquet")
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet as parquet
-
-            number = 0
-            for batch in parquet.ParquetFile(path).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path.name}:{number}", row
+            for number, row in enumerate(read_table(path), 1):
+                yield f"{path.name}:{number}", row
         else:
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):

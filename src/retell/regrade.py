@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from retell.benchmarks import load_benchmarks
 from retell.errors import DataError, RequestError
 from retell.graders.base import Case
@@ -21,6 +19,7 @@ from retell.recipe import Data, Evaluate
 from retell.records import Attempt, Outcome, Sample, Verdict
 from retell.rollout import TRUNCATED
 from retell.store import Store
+from retell.tables import read_rows
 
 Summary = dict[str, Any]
 Gold = tuple[str, str]
@@ -34,7 +33,7 @@ def golds_of_rewriting(data: Data, folder: Path) -> dict[str, Gold]:
     """The golds by problem: from the rewritten rows, or from the data where no rewriting was finished."""
     path = folder / "rewritten.parquet"
     if path.is_file():
-        rows = pq.read_table(path, columns=["id", "problem", "answer"]).to_pylist()
+        rows = read_rows(path, ["id", "problem", "answer"])
         return {row["id"]: (row["problem"], row["answer"]) for row in rows}
     try:
         return {problem.id: (problem.problem, problem.answer) for problem in load_problems(data).problems}
@@ -48,7 +47,7 @@ def golds_of_evaluation(settings: Evaluate, folder: Path, *, with_texts: bool) -
     """
     golds: dict[tuple[str, str], Gold] = {}
     for path in () if with_texts else sorted((folder / "eval").glob("[!.]*.parquet")):
-        for row in pq.read_table(path, columns=["benchmark", "id", "answer"]).to_pylist():
+        for row in read_rows(path, ["benchmark", "id", "answer"]):
             golds[row["benchmark"], row["id"]] = ("", row["answer"])
     for benchmark in settings.benchmark:
         try:

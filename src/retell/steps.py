@@ -11,6 +11,7 @@ from typing import Any
 from retell.cluster import Cluster, Crew, drawn_before
 from retell.drawing import LocalPolicy, Task, open_engine_of, open_policy
 from retell.engines.base import Engine
+from retell.engines.named import PRECISION
 from retell.errors import PolicyError, RecipeError, RunFolderError
 from retell.executor import Executor, Here
 from retell.graders.base import Grader
@@ -22,6 +23,7 @@ from retell.journal import Journal, Marks
 from retell.leases import Blocks
 from retell.meter import Budget, Meter
 from retell.problems import SUFFIXES
+from retell.prompts import Prompter
 from retell.recipe import Recipe, Rewrite
 from retell.records import Problem
 from retell.runfolder import RunFolder
@@ -157,6 +159,22 @@ def rewritten_rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """The columns of the rewritten rows that training needs, one row after the other."""
     columns = ["id", "rung", "solution", "messages", "response_token_ids", "behaviour_logprobs"]
     return table_rows(rewritten_path(folder), columns)
+
+
+def rewriting_identity(recipe: Recipe, prompter: Prompter, drawn_by: str | None, data: str) -> dict[str, object]:
+    """What the samples of a rewriting rest on, by name: a folder holds those of one. ``data`` is its digest."""
+    settings = recipe.rewrite
+    assert prompter.guided_template
+    return {
+        "policy": drawn_by,
+        "data": data,
+        "system message": prompter.system,
+        "prompt template": prompter.solve_template.user,
+        "guided template": prompter.guided_template.text,
+        **{name: settings.engine_args.get(name, "auto") for name in PRECISION},
+        "served model": settings.engine_args.get("served_model"),
+        **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens", "seed")},
+    }
 
 
 def digest_of(path: Path) -> str:
