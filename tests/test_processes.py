@@ -149,6 +149,21 @@ def test_two_processes_train_as_one_does_and_only_the_lead_speaks(tmp_path: Path
     assert again.stderr.count("nothing to do") == 1
 
 
+def test_no_thread_of_the_processes_talk_is_left_to_meet_the_end_of_the_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "parted.py"
+    script.write_text(
+        "import os, sys\n"
+        "from retell.cli import main\n"
+        "status = main(sys.argv[1:])\n"
+        "threads = [open(f'/proc/self/task/{each}/comm').read() for each in os.listdir('/proc/self/task')]\n"
+        "sys.exit(status or any('gloo' in thread for thread in threads))\n"
+    )
+    folder = rewritten(tmp_path / "together", 8)
+    for said in ("only 1 update(s)", "nothing to do"):
+        finished = together(script, *training(folder))
+        assert finished.returncode == 0 and said in finished.stderr, finished.stderr
+
+
 def test_killed_processes_go_on_from_their_last_checkpoint(tmp_path: Path) -> None:
     given = ("--epochs", 4, "--save-every", 3)
     alone = rewritten(tmp_path / "alone", 40)

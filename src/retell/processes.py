@@ -50,6 +50,10 @@ def joined() -> Iterator[None]:
         return
     try:
         import torch
+
+        # What is imported here takes the group of all processes as a default argument. Imported later, it would keep
+        # the group, whose threads would run into the end of the interpreter and abort it (pytorch issue 190489).
+        import torch.distributed.nn.functional
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError("accelerate (with torch)", "local") from error
