@@ -73,6 +73,27 @@ def retells(rewritten: Path, tokenizer: ChatTokenizer, model: PreTrainedModel) -
         return [(row["expert_logprobs"], row["rewritten_logprobs"]) for row in rows]
 
 
+def products(model: PreTrainedModel, tokens: int, asked: int) -> None:
+    """Nothing but the matrix products that so many tokens cost, the head's for those that are asked for: what is left
+    of a pass if all else were free.
+    """
+    layers = [one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and "lm_head" not in name]
+    with torch.inference_mode():
+        for linear, n in [*((layer, tokens) for layer in layers), (model.get_output_embeddings(), asked)]:
+            for begin in range(0, n, 2048):
+                torch.nn.functional.linear(torch.ones(min(2048, n - begin), linear.in_features), linear.weight)
+
+
+def _tokens(rewritten: Path, tokenizer: ChatTokenizer) -> tuple[int, int]:
+    """Tokens of prompts and responses, each prompt once, and of responses alone."""
+    prompts = responses = 0
+    for row in read_rows(rewritten, COLUMNS):
+        expert, kept = expert_ids(row, tokenizer), kept_ids(row, tokenizer)
+        prompts += len(expert.prompt)
+        responses += len(expert.response) + (len(kept.response) if kept.response != expert.response else 0)
+    return prompts + responses, responses
+
+
 def speed(options: argparse.Namespace) -> Json:
     """Rows a second of the packaged policy."""
     policy = open_policy(Policy(model=TINY))
@@ -86,6 +107,8 @@ def speed(options: argparse.Namespace) -> Json:
         ):
             model = load_model(policy.folder, dtype, "cpu", trust_remote_code=False).eval()
             ways[name] = partial(way, rewritten, policy.tokenizer, model)
+        model = load_model(policy.folder, "float32", "cpu", trust_remote_code=False)
+        ways["products alone"] = partial(products, model, *_tokens(rewritten, policy.tokenizer))
         error = _largest_difference(ways["retell"](), ways["plain"]())
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for round in range(-1, options.rounds):

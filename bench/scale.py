@@ -1,13 +1,15 @@
 """Runs of a million problems: a cluster on a virtual clock, resuming from a million samples, and large tables.
 
     python bench/scale.py simulate [--problems 860000] [--workers 64] [--slots 256] [--k 16] --out DIR
+    python bench/scale.py throughput [--problems 1920] [--rounds 3] --out DIR
     python bench/scale.py resume [--samples 1000000] --out DIR
     python bench/scale.py tables [--rows 200000] --out DIR
 
 `simulate` draws with the real ladder, rollouts, leases, worker and shards; only engine, grader and clock are played.
 An answer has a log-normal number of tokens, median 500 with sigma 0.7, cut at 4,096, and takes 20 ms a token in a slot
-of its own; a problem is solved in one try with a chance drawn from Beta(0.5, 0.5). `resume` and `tables` use samples
-and rows of realistic size. Every measurement runs in a process of its own, whose peak memory is what the system says.
+of its own; a problem is solved in one try with a chance drawn from Beta(0.5, 0.5). `throughput` draws with one and with
+two real workers of a Ray cluster in turn, whose engines wait 50 ms for each 16 answers. `resume` and `tables` use
+samples and rows of realistic size. Every measurement of memory has a process of its own.
 """
 
 import argparse
@@ -22,12 +24,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
+from retell.cluster import Crew
 from retell.drawing import Task, Work, starter
 from retell.engines.base import Batches, Take
+from retell.engines.scripted import ScriptedEngine
 from retell.executor import Job, settle
 from retell.gap import SCHEMA as GAP_SCHEMA
 from retell.gap import measured_before
@@ -51,6 +56,8 @@ from retell.worker import Worker
 TOKEN_SECONDS = 0.02
 LEASE_SECONDS = 0.005
 MEDIAN_TOKENS, SIGMA, MOST_TOKENS = 500, 0.7, 4096
+STEP_SECONDS, STEP = 0.05, 16
+VOCABULARY = 150_000
 PLAN = "simulated"
 
 
@@ -252,27 +259,74 @@ def settled(folder: Path, task: Task, table: ProblemTable) -> dict[str, int]:
     return dict(counts)
 
 
-def realistic(luck: random.Random, number: int, problem: str, index: int) -> Sample:
-    """A sample of some 400 tokens with ids and log-probs."""
-    n = luck.randrange(200, 600)
-    ids = tuple(luck.choices(range(150_000), k=n))
-    text = " ".join(f"step{i % 97}" for i in range(n // 2)) + f" \\boxed{{{number}}}"
-    logprobs = tuple(luck.uniform(-3, 0) for _ in range(n))
-    return Sample(digest(problem, index), problem, "self", 0, index, Completion(text, ids, logprobs, "stop"))
+def opened(task: Task) -> Work:
+    """A worker whose engine takes `STEP_SECONDS` for each `STEP` answers."""
+    engine = ScriptedEngine(lambda request, _: answer(request), batch=STEP, delay=STEP_SECONDS)
+    return Work(engine, Judge(), starter(task, None, engine))
+
+
+def drawing_rate(folder: Path, problems: int, workers: int) -> dict[str, Any]:
+    """Samples a second of so many workers of a Ray cluster on this machine, from the first block lent to the last
+    written: without the time in which Ray and the workers start.
+    """
+    task = Task("rewrite", Recipe(rewrite=Rewrite(k=4, ray="auto", workers=workers, grader_workers=1)), Policy(), "-")
+    folder.mkdir(exist_ok=True)
+    blocks, begun = Blocks(made_problems(folder / "problems.parquet", problems), 8), 0.0
+    with RunFolder(folder) as run, Crew(task, folder, lambda line: print(line, file=sys.stderr), opened) as crew:
+        for standing in crew.work(blocks, PLAN):
+            begun = begun or time.time()
+            meter = standing.meter
+        crew.dismiss()
+    written = [path.stat().st_mtime for path in (run.path / "samples" / PLAN).glob("*.parquet")]
+    return {"workers": workers, "samples": meter.drawn, "per_second": round(meter.drawn / (max(written) - begun), 1)}
+
+
+def throughput(folder: Path, problems: int, rounds: int) -> dict[str, Any]:
+    """How many times the rate of one worker two have: the median of paired rounds."""
+    found: list[dict[str, Any]] = []
+    for turn in range(rounds):
+        for workers in (1, 2) if turn % 2 else (2, 1):
+            found.append(drawing_rate(folder / f"{turn}-{workers}", problems, workers))
+            print(json.dumps(found[-1]), flush=True)
+    rates = {w: [one["per_second"] for one in found if one["workers"] == w] for w in (1, 2)}
+    return {"times": round(median(two / one for one, two in zip(rates[1], rates[2], strict=True)), 2)}
+
+
+class Writer:
+    """Samples of some 400 tokens, each another text: words as frequent as the ranks of a language's (Zipf), and a
+    log-prob of each token, exponential with mean 0.5 nats, that compresses as badly as real ones.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._luck = np.random.default_rng(seed)
+        letters = np.array(list("etaoinshrdlu"))
+        lengths = self._luck.integers(1, 8, VOCABULARY)
+        self._words = np.array(["".join(self._luck.choice(letters, n)) + " " for n in lengths], dtype=object)
+        shares = 1 / np.arange(1, VOCABULARY + 1)
+        self._shares = np.cumsum(shares / shares.sum())
+
+    def completions(self, n: int) -> Iterator[Completion]:
+        """The next ones."""
+        lengths = self._luck.integers(200, 600, n)
+        ids = np.searchsorted(self._shares, self._luck.random(lengths.sum())).clip(max=VOCABULARY - 1)
+        logprobs = (-self._luck.exponential(0.5, len(ids))).astype(np.float32)
+        for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+            own = slice(end - length, end)
+            text = "".join(self._words[ids[own]])
+            yield Completion(text, tuple(ids[own].tolist()), tuple(logprobs[own].tolist()), "stop")
 
 
 def make_samples(folder: Path, samples: int, store: str) -> None:
     """A journal, or shards, with sixteen samples of each of so many problems, all graded."""
-    luck = random.Random(0)
-    pool = [realistic(luck, i, "x", 0).completion for i in range(500)]
+    writer = Writer(0)
     verdict, grader = Verdict("wrong", "1", "another number"), graded_by("math", "1")
     per_block = REWRITE_BLOCK * 16
     journal = Journal(folder / "journal.sqlite")
     for block in range(samples // per_block):
+        asked = [(f"p{block * REWRITE_BLOCK + i:07}", index) for i in range(REWRITE_BLOCK) for index in range(16)]
         drawn = [
-            Sample(digest(problem, index), problem, "self", 0, index, luck.choice(pool))
-            for problem in (f"p{block * REWRITE_BLOCK + i:07}" for i in range(REWRITE_BLOCK))
-            for index in range(16)
+            Sample(digest(problem, index), problem, "self", 0, index, completion)
+            for (problem, index), completion in zip(asked, writer.completions(per_block), strict=True)
         ]
         if store == "shards":
             verdicts = {sample.key: {grader: verdict} for sample in drawn}
@@ -414,9 +468,10 @@ def in_its_own_process(*arguments: str) -> dict[str, Any]:
 def main() -> None:
     """Runs one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulate", "resume", "scan", "tables"])
+    parser.add_argument("what", choices=["simulate", "throughput", "resume", "scan", "tables"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--problems", type=int, default=860_000)
+    parser.add_argument("--problems", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--k", type=int, default=16)
@@ -427,7 +482,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     threading.stack_size(1 << 20)
     if options.what == "simulate":
-        print(json.dumps(simulate(options.out, options.problems, options.workers, options.slots, options.k)))
+        problems = options.problems or 860_000
+        print(json.dumps(simulate(options.out, problems, options.workers, options.slots, options.k)))
+    elif options.what == "throughput":
+        print(json.dumps(throughput(options.out, options.problems or 1920, options.rounds)))
     elif options.what == "tables":
         for found in commands(options.out, options.rows):
             print(json.dumps(found), flush=True)
