@@ -223,6 +223,23 @@ def test_tails_are_fitted_later_without_scoring_again(run: Path, capsys: pytest.
     assert (out / "gap.json").read_text(encoding="utf-8") == whole
 
 
+def test_another_evaluation_of_the_base_is_another_drift(
+    run: Path, measured: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(run / "run", run / "evaluated"))
+    again = ["gap", str(out), "--model", str(run / "tuned"), "--json"]
+    assert main(again) == 0
+    assert "gap/tuned: nothing to do" in capsys.readouterr().err
+    assert main(["evaluate", "--out", str(out), "--benchmark", str(TINY / "data/bench-1.jsonl")]) == 0
+    capsys.readouterr()
+    assert main(again) == 0
+    output = capsys.readouterr()
+    assert "gap/tuned: nothing to do" not in output.err
+    drift = json.loads(output.out)["drift"]
+    assert list(drift) == ["new", "old/bench-1"]
+    assert drift["old/bench-1"] == measured["drift"]["old/bench-1"]
+
+
 def test_another_model_is_no_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = Path(shutil.copytree(run / "tuned", run / "deeper"))
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))

@@ -307,6 +307,21 @@ def test_a_preview_is_made_again_where_other_problems_can_be_trained_on(
     assert shorter["rejected"].keys() == {"overlong"}
 
 
+def test_a_preview_is_made_again_where_responses_may_be_of_another_length(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though the same problems can be trained on: responses that are too long are not kept."""
+    preview = ["gap", str(tmp_path / "run"), "--preview", "3", *ASKED]
+    assert main(preview) == main(preview) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    longest = preview.index("--max-length") + 1
+    preview[longest] = str(int(preview[longest]) - 1)
+    assert main([*preview, "--json"]) == 0
+    output = capsys.readouterr()
+    assert "nothing to do" not in output.err
+    assert json.loads(output.out)["rejected"] == {}
+
+
 def test_a_preview_leaves_the_recipe_of_a_rewriting_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "six.jsonl"
     lines = (TINY / "data/train.jsonl").read_text(encoding="utf-8").splitlines()[:6]

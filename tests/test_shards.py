@@ -83,6 +83,17 @@ def test_a_block_is_done_if_its_file_is_there_and_whole(tmp_path: Path) -> None:
     assert len(paged(Shards(tmp_path))) == 5
 
 
+def test_parts_of_a_block_are_read_in_the_order_in_which_they_were_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that of a sample that two workers have drawn it is always the same that counts."""
+    times = iter([9, 10, 11, 100, 1_000])
+    monkeypatch.setattr("retell.shards.time.time_ns", lambda: next(times))
+    for number in range(5):
+        write_shard(part_path(tmp_path, "plan", 0), [drawn("a", f"text {number}")], {})
+    assert Shards(tmp_path).samples([digest("a")])[digest("a")].completion.text == "text 0"
+
+
 def test_what_was_torn_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shard_path(tmp_path, "plan", 0)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,14 @@ def test_problems_are_found_by_the_verdicts_of_one_grader(folder: Path) -> None:
         assert store.judged("undecided", "math") == {"a": 1, "b": 2}
         assert store.judged("wrong", "math") == {"a": 1}
         assert store.judged("correct", "math") == {}
+
+
+def test_samples_of_online_rounds_are_not_told_of_as_those_of_the_rewriting(folder: Path) -> None:
+    grader = graded_by("math", "1")
+    with open_store(folder) as store:
+        store.add_samples([replace(drawn("c0"), round=2)])
+        store.add_verdicts([(key, grader, OPEN) for key in keys("a0", "c0")])
+        assert store.judged("undecided", "math") == {"a": 1}
 
 
 def test_a_sample_that_both_have_comes_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from retell.checks import installation, model, sample, servers, template
+from retell.checks import cluster, installation, model, sample, servers, template
 from retell.checks.base import Check, Finding, Patient, guarded
 from retell.checks.sample import end_of
 
@@ -21,6 +21,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("chat template", template.template),
     ("end tokens", template.ends),
     ("server", servers.servers),
+    ("cluster", cluster.cluster),
     ("sample", sample.sample),
     ("log-probs", sample.logprobs),
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,22 @@ def test_an_unreachable_cluster_leaves_nothing_and_costs_nothing(
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     assert main(rewriting("--out", "run", "--restart", *unreachable, limit=2)) == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_the_doctor_looks_at_a_cluster(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--ray", cluster.address, "--workers", "2", "--json"]) == 0
+    assert said_of_the_cluster(capsys) == ("ok", "1 machine(s) with 2 CPUs and 0 GPUs in all: 2 worker(s) of 1 CPU")
+    assert main(["doctor", "--ray", cluster.address, "--workers", "9", "--json"]) == 1
+    assert said_of_the_cluster(capsys)[0] == "wrong"
+    assert main(["doctor", "--ray", "127.0.0.1:9", "--json"]) == 1
+    assert said_of_the_cluster(capsys) == ("wrong", "")
+
+
+def said_of_the_cluster(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """How it is, and what is said after Ray's version."""
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = (one for one in findings if one["what"] == "cluster")
+    return found["state"], found["says"].partition(f"Ray {version('ray')}, ")[2]
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -25,6 +25,7 @@ PARTS = (
     ("training", ("accelerate",), "local"),
     ("hub data sets", ("datasets",), "hub"),
     ("charts", ("plotly",), "report"),
+    ("drawing on a cluster", ("ray",), "ray"),
 )
 """What retell can do, the packages it takes, and the extra that brings them."""
 NVIDIA = Path("/dev/nvidiactl")
