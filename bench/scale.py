@@ -200,8 +200,9 @@ def simulate(folder: Path, n: int, workers: int, slots: int, k: int) -> dict[str
     recipe = Recipe(rewrite=Rewrite(k=k))
     task = Task("rewrite", recipe, Policy(), "played")
     table = made_problems(folder / "problems.parquet", n)
-    leases = Leases(Blocks(table, REWRITE_BLOCK), blocks_done(folder / "samples", PLAN), Budget(), workers)
     clock, tail, ends, engines = Clock(workers), list[float](), [0.0] * workers, list[Played]()
+    done = blocks_done(folder / "samples", PLAN)
+    leases = Leases(Blocks(table, REWRITE_BLOCK), done, Budget(), workers, clock=lambda: clock.now)
     last = len(Blocks(table, REWRITE_BLOCK)) - 1
     started = time.perf_counter()
 

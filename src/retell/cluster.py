@@ -32,6 +32,8 @@ _PATIENCE_SECONDS = 20.0
 """How long no worker may be open before somebody is told, and again told."""
 _SEEN_SECONDS = 90.0
 """How long a file that another machine has written may take to be seen here: NFS looks again after a minute."""
+_LATE_SECONDS = 60.0
+"""How long a worker may have a block, at least, before one that has nothing to do draws it too."""
 _SHY = 4
 """Workers that may be lost while they are opened, beside one for each that there is to be, before any has been open."""
 
@@ -127,6 +129,7 @@ class Crew:
         self._opening: dict[Any, tuple[str, Any]] = {}
         self._working: dict[Any, tuple[str, Any]] = {}
         self._ever_open = False
+        self._late: frozenset[str] = frozenset()
         self._leases: Any = None
         self.context: int | None = None
 
@@ -169,11 +172,12 @@ class Crew:
         desk = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Leases)
         done = blocks_done(self._folder / "samples", plan)
         budget = Budget(settings.max_tokens_total, settings.max_hours)
-        self._leases = desk.remote(blocks, done, budget, self._team.workers)
+        self._leases = desk.remote(blocks, done, budget, self._team.workers, _LATE_SECONDS)
         self._ask(self._leases.begin.remote())
         while True:
             standing: Standing = self._ask(self._leases.standing.remote())
             yield standing
+            self._tell_of_late(standing.late)
             if standing.broken:
                 raise EngineError(f"one worker after the other is lost: {standing.broken}; what was drawn is stored")
             if standing.finished:
@@ -245,6 +249,12 @@ class Crew:
             offer = f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
             said = f"{without} of them wait for room in the cluster, {self._team} each; it has {offer} free"
         self._note(f"no worker is open yet of {len(placing)}: {said}")
+
+    def _tell_of_late(self, late: frozenset[str]) -> None:
+        """Says of each worker once that another draws what it has."""
+        for name in sorted(late - self._late):
+            self._note(f"{name} takes very long: another worker draws what it has, too")
+        self._late |= late
 
     def _lose(self, name: str, actor: Any, error: Exception, *, opening: bool) -> None:
         """Replaces a worker that is no more, or cannot go on.

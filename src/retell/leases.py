@@ -1,10 +1,11 @@
 """Which worker draws which problems: blocks are lent out and come back done, or are lent again.
 
-There is no clock and no network in here; `retell.cluster` has them.
+There is no network in here; `retell.cluster` has it.
 """
 
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from retell.meter import Budget, Meter
@@ -19,6 +20,8 @@ EVALUATE_BLOCK = 4
 """In evaluation, where benchmarks are small and every problem has all its samples drawn."""
 _TRIES = 2
 """Workers that a single problem may cost before it is given up."""
+_LATE = 3
+"""Times the longest that anything took until it came back, after which it is lent to another worker, too."""
 _LOST_IN_A_ROW = 16
 """Workers lost while none finished anything, beside one for each that there is: a block with one bad problem costs
 eight."""
@@ -95,7 +98,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the drawing stands; what failed and what was written is told once it is ``finished``."""
+    """Where the drawing stands; what failed and what was written is told once it is ``finished``. ``late`` are workers
+    that have something for so long that others have it, too.
+    """
 
     done: int
     waiting: bool
@@ -106,12 +111,14 @@ class Standing:
     faults: dict[str, int]
     failed: dict[str | tuple[str, str], str]
     files: list[str]
+    late: frozenset[str]
 
 
 @dataclass(slots=True)
 class _Out:
     worker: str
     piece: Piece
+    since: float
 
 
 class Leases:
@@ -121,9 +128,21 @@ class Leases:
     its share until all have come, so that one with a large engine leaves something to those that open later. Where a
     worker is lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that
     has cost two workers alone is given up: ``failed`` says why.
+
+    When nothing else is left, a worker without any gets what another has for much longer than anything took, and for
+    more than ``patience`` seconds of the ``clock``: its machine may be slow, or its engine hang. Both draw the same,
+    and what comes back first counts.
     """
 
-    def __init__(self, blocks: Blocks, done: Iterable[int], budget: Budget, workers: int) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        done: Iterable[int],
+        budget: Budget,
+        workers: int,
+        patience: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._blocks = blocks
         self._fresh = deque(sorted(set(range(len(blocks))) - set(done)))
         self._again: deque[Piece] = deque()
@@ -132,7 +151,11 @@ class Leases:
         self._gone: set[str] = set()
         self._numbers = 0
         self._workers = workers
-        self._patience = _LOST_IN_A_ROW + workers
+        self._most_lost = _LOST_IN_A_ROW + workers
+        self._patience = patience
+        self._clock = clock
+        self._longest = 0.0
+        self._late: set[str] = set()
         self._lost_in_a_row = 0
         self._broken: str | None = None
         self._meter = Meter(budget)
@@ -155,7 +178,18 @@ class Leases:
         if self._fresh and not (held and self._has_its_share(held)):
             block = self._fresh.popleft()
             return self._lend(worker, Piece(block, 0, self._size(block)))
+        late = None if held or self._fresh else self._overdue()
+        if late:
+            self._late.add(late.worker)
+            return self._lend(worker, late.piece)
         return None
+
+    def _overdue(self) -> _Out | None:
+        """What was lent too long ago, and to nobody since."""
+        last = {out.piece: out for out in self._out.values()}
+        first = min(last.values(), key=lambda out: out.since, default=None)
+        limit = max(_LATE * self._longest, self._patience)
+        return first if first and self._clock() - first.since > limit else None
 
     def _has_its_share(self, held: Sequence[Piece]) -> bool:
         if len(self._came) >= self._workers:
@@ -165,12 +199,14 @@ class Leases:
         return more * self._workers > left
 
     def done(self, number: int, report: Report) -> None:
-        """Takes a lease back that is done; one that is not out any more, because its worker was thought lost, is not
-        counted twice.
+        """Takes a lease back that is done; one that is not out any more, because its worker was thought lost or because
+        a second one was faster, is not counted twice.
         """
         out = self._out.pop(number, None)
         if out is None:
             return
+        self._out = {other: one for other, one in self._out.items() if one.piece != out.piece}
+        self._longest = max(self._longest, self._clock() - out.since)
         self._lost_in_a_row = 0
         self._done += out.piece.size
         self._failed.update(report.failed)
@@ -191,14 +227,16 @@ class Leases:
             return
         self._gone.add(worker)
         self._lost_in_a_row += 1
-        if self._lost_in_a_row > self._patience:
+        if self._lost_in_a_row > self._most_lost:
             self._broken = why
         for number in [number for number, out in self._out.items() if out.worker == worker]:
-            self._retry(self._out.pop(number).piece, why)
+            piece = self._out.pop(number).piece
+            if all(out.piece != piece for out in self._out.values()):
+                self._retry(piece, why)
 
     def standing(self) -> Standing:
         """Where it stands."""
-        waiting = bool(self._again or self._fresh) and not self._meter.spent()
+        waiting = bool(self._again or self._fresh or self._overdue()) and not self._meter.spent()
         finished = not (self._again or self._fresh or self._out)
         return Standing(
             self._done,
@@ -210,6 +248,7 @@ class Leases:
             dict(self._faults),
             dict(self._failed) if finished else {},
             list(self._files) if finished else [],
+            frozenset(self._late),
         )
 
     def _retry(self, piece: Piece, why: str) -> None:
@@ -228,7 +267,7 @@ class Leases:
 
     def _lend(self, worker: str, piece: Piece) -> Lease:
         self._numbers += 1
-        self._out[self._numbers] = _Out(worker, piece)
+        self._out[self._numbers] = _Out(worker, piece, self._clock())
         whole = piece.size == self._size(piece.block)
         return Lease(self._numbers, piece.block, self._items(piece), whole, piece.alone)
 

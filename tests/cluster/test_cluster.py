@@ -66,6 +66,24 @@ def test_rows_are_those_of_one_machine(cluster: Any, tmp_path: Path, single: Pat
     assert Counter(drawn(tmp_path / "notes")).most_common(1)[0][1] == 1, "something is drawn twice"
 
 
+def test_a_worker_that_hangs_holds_nothing_up(
+    cluster: Any, tmp_path: Path, single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retell.cluster._LATE_SECONDS", 2.0)
+    scripted, said, hanging = Scripted(tmp_path / "notes", delay=0.05), list[str](), list[int]()
+
+    def hang() -> None:
+        until(lambda: len(drawn(tmp_path / "notes")) > 30)
+        hanging.append(next(iter(noted(tmp_path / "notes"))))
+        os.kill(hanging[0], signal.SIGSTOP)
+
+    with meanwhile(hang):
+        on_cluster(tmp_path / "run", scripted, N, 2, address=cluster.address, note=said.append)
+    assert rows(tmp_path / "run") == rows(single)
+    assert [line.partition(" takes very long")[1] != "" for line in said] == [True]
+    until(lambda: not psutil.pid_exists(hanging[0]))
+
+
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(cluster: Any, tmp_path: Path, single: Path) -> None:
     scripted, said = Scripted(tmp_path / "notes", delay=0.05), list[str]()
 
