@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 import retell as package
-from retell import cli
+from retell import commands
 from retell.cli import _again, _complete, main
 from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
@@ -655,7 +655,7 @@ def test_flags_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("name", ["rewrite", "gap", "train", "evaluate", "grade", "doctor", "report"])
 def test_a_flag_belongs_to_one_section(name: str) -> None:
-    hints = get_type_hints(getattr(cli, name))
+    hints = get_type_hints(getattr(commands, name))
     sections = [part for hint in hints.values() for part in get_args(hint) if isinstance(part, type)]
     fields = [field for part in sections if issubclass(part, Section) for field in part.model_fields]
     assert [field for field, n in Counter(fields).items() if n > 1] == []
