@@ -10,10 +10,10 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retell.benchmarks import load_benchmarks
 from retell.cluster import Crew
@@ -64,7 +64,13 @@ from retell.store import open_store
 from retell.tokens import ChatTokenizer
 from retell.trainrows import TrainRows
 
+if TYPE_CHECKING:
+    from retell.methods import Method
+
 Summary = dict[str, Any]
+_PASSING = {"runs", "micro_batch_tokens", "gradient_checkpointing", "save_every", "report_to", "launch"}
+"""Settings that decide how a training runs and not what it comes to: they may change between a kill and the next start.
+"""
 
 
 def run(recipe: Recipe, folder: RunFolder) -> Summary:
@@ -190,10 +196,36 @@ def run_rewrite(recipe: Recipe, folder: RunFolder, benchmarks: Mapping[str, Load
             return do_stage(folder, "rewrite", inputs, outputs, lambda: work(drawer))
 
 
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What a training is made with, and what it rests on; ``problems`` are those of online rounds."""
+
+    method: "Method"
+    policy: LocalPolicy
+    prompter: Prompter
+    problems: Loaded | None
+    inputs: list[object]
+
+
 def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     """Tunes the policy with one loss on one mix: checkpoints/NAME."""
+    chosen, checkpoint = _choose_training(recipe, folder, training), f"checkpoints/{training.name}"
+
+    def work() -> Summary:
+        summary = _trained(recipe, folder, training, chosen) | {"path": str(folder.path / checkpoint)}
+        folder.write_json(f"{checkpoint}.json", summary)
+        return summary
+
+    makes = (lambda: _launched(recipe, folder, training)) if launches(recipe.train.launch) else work
+    return do_stage(folder, f"train/{training.name}", chosen.inputs, [f"{checkpoint}.json", checkpoint], makes)
+
+
+def _choose_training(recipe: Recipe, folder: RunFolder, training: Run) -> _Training:
+    """Raises:
+    RequestError: it cannot be had so, or not in this folder.
+    """
     from retell.methods import open_loss
-    from retell.train import Source, check_rows, check_training, source_of, train
+    from retell.train import check_training
 
     named, online = training.mix in KEPT, training.mix == ONLINE
     _check_mix(training, recipe)
@@ -202,66 +234,49 @@ def run_train(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
     source = rewritten_path(folder) if named or online else Path(located(training.mix))
     policy = own_policy(recipe, folder) if named or online else open_policy(recipe.policy)
     prompter = Prompter(recipe.policy, policy.tokenizer, recipe.rewrite.guided_template)
-    # What decides how a training runs and not what it comes to may change between a kill and the next start.
-    passing = {"runs", "micro_batch_tokens", "gradient_checkpointing", "save_every", "report_to", "launch"}
-    settings = recipe.train.model_dump(exclude=passing)
+    settings = recipe.train.model_dump(exclude=_PASSING)
     settings |= {"save_every": recipe.train.save_every if recipe.train.keep == "best" else None}
     settings |= {"rounds": recipe.train.rounds if online else None}
     prompt = None if named else [prompter.system, prompter.solve_template.user]
-    data, rewriting = None, None
+    problems, rewriting = None, None
     if online:
-        data = load_problems(recipe.data)
-        folder.check("rewrite", {"data": data.digest})
-        overlaps = overlaps_to_drop(recipe, data)
-        data = without_overlaps(data, overlaps, recipe)
-        rewriting = [data.digest, sorted({overlap.id for overlap in overlaps}), _how_rewritten(recipe, prompter)]
-    chosen = [
-        method.spec,
-        method.version,
-        training.mix if named else "",
-        settings,
-        recipe.data.max_length,
-        prompt,
-        rewriting,
-    ]
-    inputs = [policy.fingerprint, chosen, digest_of(source)]
-    checkpoint = f"checkpoints/{training.name}"
+        problems = load_problems(recipe.data)
+        folder.check("rewrite", {"data": problems.digest})
+        overlaps = overlaps_to_drop(recipe, problems)
+        problems = without_overlaps(problems, overlaps, recipe)
+        rewriting = [problems.digest, sorted({overlap.id for overlap in overlaps}), _how_rewritten(recipe, prompter)]
+    mix = training.mix if named else ""
+    how = [method.spec, method.version, mix, settings, recipe.data.max_length, prompt, rewriting]
+    return _Training(method, policy, prompter, problems, [policy.fingerprint, how, digest_of(source)])
 
-    def work() -> Summary:
-        with contextlib.ExitStack() as open_while_training:
-            rejected: Mapping[str, int] = {}
-            if data:
-                rounds = _rewriting(recipe, folder, training, policy, prompter, data)
-                rewriter = open_while_training.enter_context(rounds)
-                rows_from = Source(rewriter.ids, rewriter.rows, recipe.train.rounds or 1)
-            else:
-                rows, rejected = _rows(recipe, folder, training, policy.tokenizer, prompter)
-                rows_from = source_of(rows)
-                check_rows(method, rows)
-            model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
-            facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
-            facts |= {name: str(value) for name, value in _changed(recipe.train) if name not in passing}
-            summary = train(
-                training.name,
-                method,
-                rows_from,
-                model,
-                policy.tokenizer,
-                recipe.train,
-                folder,
-                digest(inputs),
-                facts,
-            )
-            summary |= {"mix": training.mix, "rows": len(rows_from.ids), "rejected": dict(rejected)}
-            if data:
-                failed = sum((Counter(told["rejected"]) for told in rewriter.told), Counter[str]())
-                summary |= {"rounds": rewriter.told, "rejected": dict(failed)}
-        summary["path"] = str(folder.path / checkpoint)
-        folder.write_json(f"{checkpoint}.json", summary)
-        return summary
 
-    makes = (lambda: _launched(recipe, folder, training)) if launches(recipe.train.launch) else work
-    return do_stage(folder, f"train/{training.name}", inputs, [f"{checkpoint}.json", checkpoint], makes)
+def _trained(recipe: Recipe, folder: RunFolder, training: Run, chosen: _Training) -> Summary:
+    """Trains, and rewrites meanwhile if it is to."""
+    from retell.train import Source, check_rows, source_of, train
+
+    method, policy = chosen.method, chosen.policy
+    with contextlib.ExitStack() as open_while_training:
+        rejected: Mapping[str, int] = {}
+        if chosen.problems:
+            rounds = _rewriting(recipe, folder, training, policy, chosen.prompter, chosen.problems)
+            rewriter = open_while_training.enter_context(rounds)
+            rows_from = Source(rewriter.ids, rewriter.rows, recipe.train.rounds or 1)
+        else:
+            rows, rejected = _rows(recipe, folder, training, policy.tokenizer, chosen.prompter)
+            rows_from = source_of(rows)
+            check_rows(method, rows)
+        model = load_model(policy.folder, "auto", default_device(), recipe.policy.trust_remote_code)
+        facts = {"base model": recipe.policy.model or "", "data": f"{training.mix} of {recipe.data.path}"}
+        facts |= {name: str(value) for name, value in _changed(recipe.train) if name not in _PASSING}
+        identity = digest(chosen.inputs)
+        summary = train(
+            training.name, method, rows_from, model, policy.tokenizer, recipe.train, folder, identity, facts
+        )
+        summary |= {"mix": training.mix, "rows": len(rows_from.ids), "rejected": dict(rejected)}
+        if chosen.problems:
+            failed = sum((Counter(told["rejected"]) for told in rewriter.told), Counter[str]())
+            summary |= {"rounds": rewriter.told, "rejected": dict(failed)}
+    return summary
 
 
 def _launched(recipe: Recipe, folder: RunFolder, training: Run) -> Summary:
