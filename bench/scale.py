@@ -181,6 +181,10 @@ class Line:
         """Gives a lease back."""
         self._leases.done(number, report)
 
+    def alive(self) -> None:
+        """Says that something has been answered."""
+        self._leases.heard(self._name)
+
 
 def made_problems(path: Path, n: int) -> ProblemTable:
     """Problems of some 200 characters with solutions of some 700."""
@@ -481,6 +485,8 @@ def main() -> None:
     parser.add_argument("--store", choices=["journal", "shards"], default="shards")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.what in ("simulate", "throughput") and any(options.out.iterdir()):
+        parser.error(f"{options.out} is not empty: what is there has been drawn")
     threading.stack_size(1 << 20)
     if options.what == "simulate":
         problems = options.problems or 860_000

@@ -53,6 +53,7 @@ class Played:
         class Line:
             next = staticmethod(lambda: leases.next("me"))
             done = staticmethod(leases.done)
+            alive = staticmethod(lambda: leases.heard("me"))
 
         with GraderPool(MathGrader(), 1) as graders:
             Worker(

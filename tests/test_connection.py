@@ -47,7 +47,7 @@ def refusal(address: str) -> str:
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", ":6379", "127.0.0.1:", "http://a:1", "a:b"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    assert f"--ray {address!r} is no address of a cluster, which is HOST:PORT" in refusal(address)
+    assert f"{address!r} (of --ray or RAY_ADDRESS) is no address of a cluster, which is HOST:PORT" in refusal(address)
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(listening: str, tmp_path: Path) -> None:
@@ -67,6 +67,8 @@ def test_a_bare_ray_takes_the_cluster_that_is_named_or_was_started(
     monkeypatch.setenv("RAY_ADDRESS", "named.invalid:2")
     assert "no Ray cluster answers at named.invalid:2" in refusal("auto")
     assert "no Ray cluster answers at given.invalid:3" in refusal("given.invalid:3")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert "no Ray cluster answers at started.invalid:1" in refusal("auto")
 
 
 def test_a_cluster_of_another_version_is_refused_with_both_versions(

@@ -234,90 +234,54 @@ class Watch:
         return self.now
 
 
-def watched(n: int, size: int, workers: int) -> tuple[Leases, Watch]:
-    clock = Watch()
-    return Leases(Blocks(problems(n), size), (), Budget(), workers, patience=60.0, clock=clock), clock
-
-
 def lent(leases: Leases, worker: str) -> Lease:
     lease = leases.next(worker)
     assert lease
     return lease
 
 
-def test_what_takes_much_longer_than_anything_is_drawn_by_another_worker_too() -> None:
-    leases, clock = watched(12, 4, 2)
-    slow, quick = lent(leases, "slow"), lent(leases, "quick")
-    clock.now = 30.0
-    last = lent(leases, "quick")
-    leases.done(quick.number, NOTHING)
-    clock.now = 89.0
-    leases.done(last.number, NOTHING)  # after 59 seconds, the longest: nothing is late before three times that
-    clock.now = 3 * 59.0
-    assert leases.next("quick") is None
-    assert (leases.standing().waiting, leases.standing().late) == (False, frozenset())
+def test_a_worker_of_which_nothing_is_heard_for_long_is_told_of() -> None:
+    clock = Watch()
+    leases = Leases(Blocks(problems(16), 4), (), Budget(), 2, patience=60.0, clock=clock)
+    first = lent(leases, "one")
+    lent(leases, "one")
+    clock.now = 6 * 60.0
+    assert leases.standing().silent == {}, "nobody knows yet how long things take"
     clock.now += 1
+    assert leases.standing().silent == {"one": 361.0}
+    leases.heard("one")
+    assert leases.standing().silent == {}
+    clock.now = 400.0
+    leases.done(first.number, NOTHING)  # after 400 seconds, the longest
+    lent(leases, "other")
+    clock.now += 1200.0
+    leases.heard("other")
+    assert leases.standing().silent == {}
+    clock.now += 1.0
+    assert leases.standing().silent == {"one": 1201.0}
+    leases.lost("one", "it hangs")
+    assert leases.standing().silent == {}
     assert leases.standing().waiting
-    second = lent(leases, "quick")
-    assert (second.block, named(second), second.whole) == (slow.block, named(slow), True)
-    assert leases.standing().late == {"slow"}
-    clock.now += 3 * 59.0
-    assert leases.next("third") is None and not leases.standing().waiting, "another has begun with it"
-    leases.done(second.number, replace(NOTHING, drawn=5, file="a"))
-    standing = leases.standing()
-    assert (standing.done, standing.finished, standing.meter.drawn, standing.files) == (12, True, 5, ["a"])
-    leases.done(slow.number, replace(NOTHING, drawn=7, file="b"))
-    assert (leases.standing().done, leases.standing().meter.drawn, leases.standing().files) == (12, 5, ["a"])
 
 
-def test_nothing_is_late_before_a_minute_or_while_there_is_something_else() -> None:
-    leases, clock = watched(12, 4, 2)
-    lent(leases, "slow")
-    leases.done(lent(leases, "quick").number, NOTHING)  # in no time
-    clock.now = 61.0
-    assert named(lent(leases, "quick")) == ["p8", "p9", "p10", "p11"]
-    assert leases.next("quick") is None, "it has something"
-    clock.now = 60.0
-    assert leases.next("third") is None
-    clock.now = 60.1
-    assert named(lent(leases, "third")) == ["p0", "p1", "p2", "p3"]
-
-
-def test_of_two_that_draw_the_same_one_may_be_lost() -> None:
-    leases, clock = watched(4, 4, 2)
-    lent(leases, "slow")
-    clock.now = 61.0
-    second = lent(leases, "quick")
-    leases.lost("slow", "its machine is gone")
-    assert not leases.standing().waiting
-    leases.lost("quick", "its machine is gone")
-    assert lent(leases, "third").alone
-    leases.done(second.number, NOTHING)
-    assert not leases.standing().finished
-
-
-@settings(max_examples=150, deadline=None)
-@given(**WORLDS)
-def test_workers_that_hang_hold_nothing_up_while_one_is_left(
-    n: int, size: int, workers: int, luck: random.Random
-) -> None:
-    leases, clock = watched(n, size, workers + 1)
-    held: dict[str, list[Lease]] = {f"w{number}": [] for number in range(workers + 1)}
-    done: Counter[str] = Counter()
-    for _ in range(5_000):
-        if leases.standing().finished:
-            break
-        clock.now += 10.0
-        worker = luck.choice(list(held))
-        lease = leases.next(worker)
-        if lease:
-            held[worker].append(lease)
-        elif worker == "w0" and held[worker]:  # all others keep what they get for ever
-            lease = held[worker].pop()
-            done.update(named(lease))
-            leases.done(lease.number, NOTHING)
-    assert done == Counter(problem.id for problem in problems(n))
-    assert leases.standing().done == n
+def test_nothing_is_expected_of_a_worker_that_has_nothing_and_of_none_within_its_patience() -> None:
+    clock = Watch()
+    leases = Leases(Blocks(problems(8), 4), (), Budget(), 2, patience=60.0, clock=clock)
+    leases.done(lent(leases, "one").number, NOTHING)  # in no time
+    clock.now = 1.0
+    leases.done(lent(leases, "other").number, NOTHING)
+    clock.now = 1e6
+    assert leases.next("one") is None
+    assert leases.standing().silent == {}
+    leases = Leases(Blocks(problems(8), 4), (), Budget(), 2, patience=60.0, clock=clock)
+    first = lent(leases, "one")
+    clock.now += 1.0
+    leases.done(first.number, NOTHING)
+    lent(leases, "one")
+    clock.now += 60.0
+    assert leases.standing().silent == {}
+    clock.now += 1.0
+    assert leases.standing().silent == {"one": 61.0}
 
 
 @pytest.mark.parametrize(

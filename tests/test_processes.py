@@ -164,6 +164,12 @@ def test_no_thread_of_the_processes_talk_is_left_to_meet_the_end_of_the_interpre
         assert finished.returncode == 0 and said in finished.stderr, finished.stderr
 
 
+def test_one_that_lacks_torch_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert first_to_fail()
+
+
 def test_killed_processes_go_on_from_their_last_checkpoint(tmp_path: Path) -> None:
     given = ("--epochs", 4, "--save-every", 3)
     alone = rewritten(tmp_path / "alone", 40)
@@ -364,7 +370,7 @@ def test_a_training_that_is_stopped_stops_what_it_has_started(tmp_path: Path) ->
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; what was done is stored" in errors
+    assert "interrupted; what was stored is kept" in errors
     assert at_work_in(folder) == []
     assert main(training(folder, "--epochs", 1)) == 0  # nobody holds the folder
 

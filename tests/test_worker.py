@@ -48,6 +48,9 @@ class Desk:
         self.events.append(f"done {number}")
         self.reports[number] = report
 
+    def alive(self) -> None:
+        self.events.append("alive")
+
 
 def lent(n: int, size: int, *, alone: bool = False) -> list[Lease]:
     blocks = Blocks(problems(n), size)
@@ -99,6 +102,14 @@ def test_what_a_worker_stores_is_what_one_machine_makes(tmp_path: Path) -> None:
     assert sum(report.truncated for report in reports) == sum(s.completion.stop == "length" for s in samples)
     assert [report.file for report in reports] == [f"00000{number}.parquet" for number in desk.reports]
     assert sum(report.found for report in reports) == sum(report.undecided for report in reports) == 0
+
+
+def test_a_worker_says_now_and_then_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is done with anything."""
+    assert "alive" not in work(tmp_path / "short", Desk(lent(6, 6))).events
+    monkeypatch.setattr("retell.worker._TELL_SECONDS", -1.0)
+    events = work(tmp_path / "long", Desk(lent(6, 6))).events
+    assert events.index("alive") < events.index("done 0")
 
 
 def test_each_sample_is_in_the_file_of_its_block(tmp_path: Path) -> None:

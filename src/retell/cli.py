@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = error.__cause__
         return _fail(explain(cause) if isinstance(cause, ValidationError) else str(error), RecipeError.exit_status)
     except KeyboardInterrupt:
-        return _fail(f"interrupted; what was done is stored, to go on: {_again(given)}", 130)
+        return _fail(f"interrupted; what was stored is kept, to go on: {_again(given)}", 130)
     except Exception as error:
         if os.environ.get("RETELL_TRACEBACK"):
             raise

@@ -21,6 +21,7 @@ from retell.graders.pool import GraderPool
 from retell.journal import Journal
 from retell.leases import Blocks, Lease, Leases, Report, Standing
 from retell.meter import Budget, Meter
+from retell.progress import duration
 from retell.runfolder import RunFolder
 from retell.shards import blocks_done, undo_blocks
 from retell.store import open_store
@@ -32,8 +33,8 @@ _PATIENCE_SECONDS = 20.0
 """How long no worker may be open before somebody is told, and again told."""
 _SEEN_SECONDS = 90.0
 """How long a file that another machine has written may take to be seen here: NFS looks again after a minute."""
-_LATE_SECONDS = 60.0
-"""How long a worker may have a block, at least, before one that has nothing to do draws it too."""
+_SILENT_SECONDS = 600.0
+"""How long nothing may be heard of a worker, at least, before it is replaced; see `retell.leases.Leases`."""
 _SHY = 4
 """Workers that may be lost while they are opened, beside one for each that there is to be, before any has been open."""
 
@@ -129,7 +130,6 @@ class Crew:
         self._opening: dict[Any, tuple[str, Any]] = {}
         self._working: dict[Any, tuple[str, Any]] = {}
         self._ever_open = False
-        self._late: frozenset[str] = frozenset()
         self._leases: Any = None
         self.context: int | None = None
 
@@ -172,16 +172,16 @@ class Crew:
         desk = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Leases)
         done = blocks_done(self._folder / "samples", plan)
         budget = Budget(settings.max_tokens_total, settings.max_hours)
-        self._leases = desk.remote(blocks, done, budget, self._team.workers, _LATE_SECONDS)
+        self._leases = desk.remote(blocks, done, budget, self._team.workers, _SILENT_SECONDS)
         self._ask(self._leases.begin.remote())
         while True:
             standing: Standing = self._ask(self._leases.standing.remote())
             yield standing
-            self._tell_of_late(standing.late)
             if standing.broken:
                 raise EngineError(f"one worker after the other is lost: {standing.broken}; what was drawn is stored")
             if standing.finished:
                 return
+            self._replace(standing.silent)
             if standing.spent and not self._working:
                 raise BudgetError(f"{standing.spent}; what was drawn is stored")
             while standing.waiting and self._idle:
@@ -233,6 +233,14 @@ class Crew:
                 self._ever_open, self.context = True, answer
         self._tell_of_waiting()
 
+    def _replace(self, silent: Mapping[str, float]) -> None:
+        """Replaces workers that seem to hang."""
+        for reference, (name, actor) in list(self._working.items()):
+            if name in silent:
+                del self._working[reference]
+                why = f"nothing was heard of it for {duration(silent[name])}: it hangs"
+                self._lose(name, actor, EngineError(why), opening=False)
+
     def _tell_of_waiting(self) -> None:
         """Says now and then that no worker is open, and why."""
         now = time.monotonic()
@@ -249,12 +257,6 @@ class Crew:
             offer = f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
             said = f"{without} of them wait for room in the cluster, {self._team} each; it has {offer} free"
         self._note(f"no worker is open yet of {len(placing)}: {said}")
-
-    def _tell_of_late(self, late: frozenset[str]) -> None:
-        """Says of each worker once that another draws what it has."""
-        for name in sorted(late - self._late):
-            self._note(f"{name} takes very long: another worker draws what it has, too")
-        self._late |= late
 
     def _lose(self, name: str, actor: Any, error: Exception, *, opening: bool) -> None:
         """Replaces a worker that is no more, or cannot go on.
@@ -339,6 +341,10 @@ class _Line:
         import ray
 
         ray.get(self.leases.done.remote(number, report))
+
+    def alive(self) -> None:
+        """Says that something has been answered, without waiting."""
+        self.leases.heard.remote(self.name)
 
 
 def _about(plan: str) -> str:

@@ -55,7 +55,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     Raises:
         RequestError: it is not installed, or there is no such cluster, or it runs another version.
     """
-    named = (os.environ.get("RAY_ADDRESS") or _started_here() or _OWN) if address == AUTO else address
+    named = (_in_the_environment() or _started_here() or _OWN) if address == AUTO else address
     own = named == _OWN
     if not own:
         _check_answer(named)
@@ -129,6 +129,12 @@ def fate(error: Exception) -> str:
     return next((meaning for words, meaning in _FATES if words in text), first_line(error))
 
 
+def _in_the_environment() -> str | None:
+    """The address that RAY_ADDRESS names; Ray's word for any cluster names none."""
+    address = os.environ.get("RAY_ADDRESS")
+    return address if address != AUTO else None
+
+
 def _started_here() -> str | None:
     """The address of the cluster that `ray start` has made this machine a part of."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
@@ -144,8 +150,8 @@ def _check_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdecimal():
         raise RecipeError(
-            f"--ray {address!r} is no address of a cluster, which is HOST:PORT; on a machine of the cluster a bare "
-            "--ray will do"
+            f"{address!r} (of --ray or RAY_ADDRESS) is no address of a cluster, which is HOST:PORT; on a machine of "
+            "the cluster a bare --ray will do"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()

@@ -20,8 +20,10 @@ EVALUATE_BLOCK = 4
 """In evaluation, where benchmarks are small and every problem has all its samples drawn."""
 _TRIES = 2
 """Workers that a single problem may cost before it is given up."""
-_LATE = 3
-"""Times the longest that anything took until it came back, after which it is lent to another worker, too."""
+_SILENT = 3
+"""Times the longest that anything was out: a worker that is not heard of for longer hangs."""
+_SILENT_AT_FIRST = 6
+"""Times the least patience, while nothing has come back that would say how long things take."""
 _LOST_IN_A_ROW = 16
 """Workers lost while none finished anything, beside one for each that there is: a block with one bad problem costs
 eight."""
@@ -98,8 +100,8 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the drawing stands; what failed and what was written is told once it is ``finished``. ``late`` are workers
-    that have something for so long that others have it, too.
+    """Where the drawing stands; what failed and what was written is told once it is ``finished``. ``silent`` are the
+    workers that seem to hang, and for how many seconds nothing was heard of them.
     """
 
     done: int
@@ -111,7 +113,7 @@ class Standing:
     faults: dict[str, int]
     failed: dict[str | tuple[str, str], str]
     files: list[str]
-    late: frozenset[str]
+    silent: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -129,9 +131,8 @@ class Leases:
     worker is lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that
     has cost two workers alone is given up: ``failed`` says why.
 
-    When nothing else is left, a worker without any gets what another has for much longer than anything took, and for
-    more than ``patience`` seconds of the ``clock``: its machine may be slow, or its engine hang. Both draw the same,
-    and what comes back first counts.
+    A worker that has something, and of which nothing is `heard` for ``patience`` seconds of the ``clock`` and for three
+    times the longest that anything was out, seems to hang: `standing` says so, and whoever asks may take it for lost.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Leases:
         done: Iterable[int],
         budget: Budget,
         workers: int,
-        patience: float = 60.0,
+        patience: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blocks = blocks
@@ -155,7 +156,7 @@ class Leases:
         self._patience = patience
         self._clock = clock
         self._longest = 0.0
-        self._late: set[str] = set()
+        self._heard: dict[str, float] = {}
         self._lost_in_a_row = 0
         self._broken: str | None = None
         self._meter = Meter(budget)
@@ -170,6 +171,7 @@ class Leases:
         One that was thought lost, and is not, gets nothing any more.
         """
         self._came.add(worker)
+        self.heard(worker)
         held = [out.piece for out in self._out.values() if out.worker == worker]
         if self._broken or self._meter.spent() or worker in self._gone or any(piece.alone for piece in held):
             return None
@@ -178,18 +180,7 @@ class Leases:
         if self._fresh and not (held and self._has_its_share(held)):
             block = self._fresh.popleft()
             return self._lend(worker, Piece(block, 0, self._size(block)))
-        late = None if held or self._fresh else self._overdue()
-        if late:
-            self._late.add(late.worker)
-            return self._lend(worker, late.piece)
         return None
-
-    def _overdue(self) -> _Out | None:
-        """What was lent too long ago, and to nobody since."""
-        last = {out.piece: out for out in self._out.values()}
-        first = min(last.values(), key=lambda out: out.since, default=None)
-        limit = max(_LATE * self._longest, self._patience)
-        return first if first and self._clock() - first.since > limit else None
 
     def _has_its_share(self, held: Sequence[Piece]) -> bool:
         if len(self._came) >= self._workers:
@@ -199,13 +190,13 @@ class Leases:
         return more * self._workers > left
 
     def done(self, number: int, report: Report) -> None:
-        """Takes a lease back that is done; one that is not out any more, because its worker was thought lost or because
-        a second one was faster, is not counted twice.
+        """Takes a lease back that is done; one that is not out any more, because its worker was thought lost, is not
+        counted twice.
         """
         out = self._out.pop(number, None)
         if out is None:
             return
-        self._out = {other: one for other, one in self._out.items() if one.piece != out.piece}
+        self.heard(out.worker)
         self._longest = max(self._longest, self._clock() - out.since)
         self._lost_in_a_row = 0
         self._done += out.piece.size
@@ -216,6 +207,10 @@ class Leases:
         meter.failed += len(report.failed)
         for name in ("drawn", "found", "tokens", "uncounted", "undecided", "truncated"):
             setattr(meter, name, getattr(meter, name) + getattr(report, name))
+
+    def heard(self, worker: str) -> None:
+        """Notes that a worker is alive: something that it was lent has been answered."""
+        self._heard[worker] = self._clock()
 
     def begin(self) -> None:
         """Notes that drawing begins: rates and budgets count from here."""
@@ -230,13 +225,11 @@ class Leases:
         if self._lost_in_a_row > self._most_lost:
             self._broken = why
         for number in [number for number, out in self._out.items() if out.worker == worker]:
-            piece = self._out.pop(number).piece
-            if all(out.piece != piece for out in self._out.values()):
-                self._retry(piece, why)
+            self._retry(self._out.pop(number).piece, why)
 
     def standing(self) -> Standing:
         """Where it stands."""
-        waiting = bool(self._again or self._fresh or self._overdue()) and not self._meter.spent()
+        waiting = bool(self._again or self._fresh) and not self._meter.spent()
         finished = not (self._again or self._fresh or self._out)
         return Standing(
             self._done,
@@ -248,8 +241,13 @@ class Leases:
             dict(self._faults),
             dict(self._failed) if finished else {},
             list(self._files) if finished else [],
-            frozenset(self._late),
+            self._silent(),
         )
+
+    def _silent(self) -> dict[str, float]:
+        limit = max(self._patience, _SILENT * self._longest) if self._longest else _SILENT_AT_FIRST * self._patience
+        for_so_long = {out.worker: self._clock() - self._heard[out.worker] for out in self._out.values()}
+        return {worker: seconds for worker, seconds in for_so_long.items() if seconds > limit}
 
     def _retry(self, piece: Piece, why: str) -> None:
         if not piece.alone:

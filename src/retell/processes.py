@@ -133,10 +133,10 @@ def first_to_fail() -> bool:
     """Whether no other process has failed before this one: the first says why, and what follows from it is not said."""
     if world() == 1:
         return True
-    import torch
-
     try:
+        import torch
+
         store = torch.distributed.distributed_c10d._get_default_store()
         return bool(store.add("retell/failed", 1) == 1)
-    except (RuntimeError, ValueError):  # they never met, or whoever kept the count is gone
+    except (RuntimeError, ValueError, ImportError):  # they never met, could not, or whoever kept the count is gone
         return True

@@ -7,6 +7,7 @@ a file is never changed, and no file ever replaces another.
 """
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 """``stop`` is null in a row that only adds verdicts to a sample which is stored elsewhere."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OPEN = 8
 """Files that are held decoded: the samples of a problem are in one, and problems are asked for in their order."""
 _PAGE = 500
@@ -240,9 +242,9 @@ def write_shard(path: Path, samples: Sequence[Sample], verdicts: Mapping[str, Ma
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        remedy = "make room and start again" if error.errno in _FULL else "see to that storage and start again"
         raise StorageError(
-            f"cannot write {path}: {error.strerror or first_line(error)}; what was stored is kept: make room and start "
-            "again"
+            f"cannot write {path}: {error.strerror or first_line(error)}; what was stored is kept: {remedy}"
         ) from error
 
 

@@ -1,7 +1,8 @@
 """A worker: draws and grades what it is lent with an engine of its own, and writes it as shards."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from retell.rollout import Plan, Stream, run_plans
 from retell.shards import blocks_done, part_path, shard_path, write_shard
 from retell.store import Store, open_store
 
+_TELL_SECONDS = 10.0
+
 
 class Lender(Protocol):
     """Who lends: `retell.leases.Leases`, perhaps in another process."""
@@ -27,6 +30,10 @@ class Lender(Protocol):
 
     def done(self, number: int, report: Report) -> None:
         """Gives a lease back."""
+        ...
+
+    def alive(self) -> None:
+        """Notes that something has been answered."""
         ...
 
 
@@ -56,7 +63,7 @@ class Worker:
         self._samples = folder / "samples"
         self._plan = plan
         self._lender = lender
-        self._held = Held(folder, plan)
+        self._held = Held(folder, plan, lender.alive)
         self._faults = Counter(work.engine.faults)
 
     def run(self) -> None:
@@ -127,7 +134,9 @@ class Worker:
 class Held:
     """What a worker draws for the leases that it holds, over what was stored before it held them."""
 
-    def __init__(self, folder: Path, plan: str) -> None:
+    def __init__(self, folder: Path, plan: str, alive: Callable[[], None]) -> None:
+        self._alive = alive
+        self._told = time.monotonic()
         self._folder = folder
         self._plan = plan
         self._stored: Store | None = None
@@ -174,7 +183,10 @@ class Held:
         return self._stored.verdicts(keys, grader)
 
     def add_samples(self, samples: Iterable[Sample]) -> None:
-        """Adds samples to their leases, with which they are stored."""
+        """Adds samples to their leases, with which they are stored, and says now and then that there are some."""
+        if time.monotonic() - self._told > _TELL_SECONDS:
+            self._told = time.monotonic()
+            self._alive()
         for sample in samples:
             opened = self._owner(sample)
             opened.samples.append(sample)

@@ -176,7 +176,7 @@ def test_sigterm_ends_a_command_and_its_workers(cluster: Any, tmp_path: Path) ->
         output, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130, errors
     assert output == ""
-    assert "interrupted; what was done is stored, to go on: retell rewrite" in errors
+    assert "interrupted; what was stored is kept, to go on: retell rewrite" in errors
     assert workers
     until(lambda: not any(worker.is_running() for worker in workers), 30)
     graders = [
@@ -206,7 +206,7 @@ def test_a_bare_ray_starts_a_cluster_of_its_own_that_listens_to_nobody_else_and_
         output, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130, errors
     assert output == ""
-    assert errors.strip().splitlines()[-1].startswith("retell: interrupted; what was done is stored")
+    assert errors.strip().splitlines()[-1].startswith("retell: interrupted; what was stored is kept")
     assert "--ray=auto" in errors
     assert len(family) > 4
     assert listening == {"127.0.0.1"}
