@@ -30,6 +30,12 @@ def named(lease: Lease | None) -> list[str]:
     return [problem.id for _, problem in lease.items] if lease else []
 
 
+def lent(leases: Leases, worker: str) -> Lease:
+    lease = leases.next(worker)
+    assert lease
+    return lease
+
+
 class World:
     """Workers that take leases and finish or lose them in an order that chance decides."""
 
@@ -169,17 +175,36 @@ def test_a_worker_thought_lost_gets_nothing_more_and_counts_for_nothing() -> Non
     leases.done(mine.number, replace(NOTHING, failed={"k": "x"}, drawn=9, file="000000.parquet"))
     assert leases.standing().done == 0
     again, fresh = leases.next("b"), None
-    assert again and again.alone and again.number != mine.number and named(again) == named(mine)
+    assert again and again.again and not again.alone and again.number != mine.number and named(again) == named(mine)
     leases.done(again.number, NOTHING)
     leases.done(again.number, NOTHING)
     fresh = leases.next("b")
-    assert fresh
+    assert fresh and not fresh.again
     leases.done(fresh.number, replace(NOTHING, drawn=2))
     standing = leases.standing()
     assert (standing.done, standing.meter.drawn, standing.failed, standing.files) == (8, 2, {}, [])
 
 
-def test_one_bad_problem_costs_a_block_of_32_eight_workers() -> None:
+def test_what_one_lost_worker_had_is_drawn_as_if_nothing_had_happened() -> None:
+    """Beside other things, by one worker or several: only what costs a second one is suspected."""
+    leases = lending(24, 4)
+    for _ in range(3):
+        assert lent(leases, "a")
+    leases.lost("a", "its machine is gone")
+    held = [lent(leases, "b") for _ in range(4)]
+    assert {name for lease in held[:3] for name in named(lease)} == {f"p{number}" for number in range(12)}
+    assert [(lease.alone, lease.again) for lease in held] == [(False, True)] * 3 + [(False, False)]
+    leases.lost("b", "its machine is gone")
+    first, second = lent(leases, "c"), leases.next("c")
+    assert (first.alone, second) == (True, None)
+    leases.done(first.number, NOTHING)
+    for _ in range(2):
+        leases.done(lent(leases, "c").number, NOTHING)
+    last = lent(leases, "c")
+    assert (named(last), last.alone, last.again) == (named(held[3]), False, True)
+
+
+def test_one_bad_problem_costs_a_block_of_32_nine_workers() -> None:
     leases, lost = lending(32, 32), 0
     while not leases.standing().finished:
         lease = leases.next(f"w{lost}")
@@ -189,18 +214,18 @@ def test_one_bad_problem_costs_a_block_of_32_eight_workers() -> None:
             lost += 1
         else:
             leases.done(lease.number, NOTHING)
-    assert lost == 8
+    assert lost == 9
 
 
 def test_a_block_that_is_drawn_in_pieces_is_not_whole() -> None:
     leases = lending(4, 4)
     wholes = []
-    for number in range(3):
+    for number in range(4):
         lease = leases.next(f"w{number}")
         assert lease
         wholes.append((lease.whole, len(lease.items)))
         leases.lost(f"w{number}", "boom")
-    assert wholes == [(True, 4), (True, 4), (False, 2)]
+    assert wholes == [(True, 4), (True, 4), (True, 4), (False, 2)]
 
 
 def test_where_one_worker_after_the_other_is_lost_nothing_is_lent_any_more() -> None:
@@ -232,12 +257,6 @@ class Watch:
 
     def __call__(self) -> float:
         return self.now
-
-
-def lent(leases: Leases, worker: str) -> Lease:
-    lease = leases.next(worker)
-    assert lease
-    return lease
 
 
 def test_a_worker_of_which_nothing_is_heard_for_long_is_told_of() -> None:
@@ -338,7 +357,7 @@ def test_a_problem_given_up_is_known_by_its_benchmark() -> None:
     for worker in "ab":
         leases.next("steady" + worker)
     leases.lost("steadya", "boom")  # it had that of the first
-    for worker in "cd":
+    for worker in "cde":
         lease = leases.next(worker)
         assert lease and lease.items[0][0] == "one"
         leases.lost(worker, "boom")

@@ -54,7 +54,7 @@ class Desk:
 
 def lent(n: int, size: int, *, alone: bool = False) -> list[Lease]:
     blocks = Blocks(problems(n), size)
-    return [Lease(number, number, blocks.items(number), True, alone) for number in range(len(blocks))]
+    return [Lease(number, number, blocks.items(number), True, alone, again=alone) for number in range(len(blocks))]
 
 
 def drawing(engine: Engine | None = None, task: Task | None = None, grader: Grader | None = None) -> tuple[Work, Task]:
@@ -284,8 +284,8 @@ def test_benchmarks_may_have_problems_of_the_same_id(tmp_path: Path) -> None:
     """At once with the same worker: each sample goes to its own block."""
     other = [replace(problem, answer="0") for problem in problems(2)]
     leases = [
-        Lease(0, 0, [("one", problem) for problem in problems(2)], True, False),
-        Lease(1, 1, [("two", problem) for problem in other], True, False),
+        Lease(0, 0, [("one", problem) for problem in problems(2)], True, alone=False, again=False),
+        Lease(1, 1, [("two", problem) for problem in other], True, alone=False, again=False),
     ]
     work(tmp_path, Desk(leases), ScriptedEngine(coin, batch=64), task=evaluating())
     for block, name in enumerate(["one", "two"]):

@@ -26,7 +26,7 @@ _SILENT_AT_FIRST = 6
 """Times the least patience, while nothing has come back that would say how long things take."""
 _LOST_IN_A_ROW = 16
 """Workers lost while none finished anything, beside one for each that there is: a block with one bad problem costs
-eight."""
+nine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A piece that a worker has, under a number that no other lease has. ``whole`` if it is its entire block."""
+    """A piece that a worker has, under a number that no other lease has. ``whole`` if it is its entire block, ``again``
+    if another worker was lost with it.
+    """
 
     number: int
     block: int
     items: list[Item]
     whole: bool
     alone: bool
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,8 @@ class Leases:
 
     A worker takes the next piece before it is done with the last, so that its engine never runs dry; but no more than
     its share until all have come, so that one with a large engine leaves something to those that open later. Where a
-    worker is lost, what it had is lent again, alone; where one is lost with that too, its halves are. A problem that
-    has cost two workers alone is given up: ``failed`` says why.
+    worker is lost, what it had is lent again; where one is lost with that too, alone, and then its halves are. A
+    problem that has cost two workers alone is given up: ``failed`` says why.
 
     A worker that has something, and of which nothing is `heard` for ``patience`` seconds of the ``clock`` and for three
     times the longest that anything was out, seems to hang: `standing` says so, and whoever asks may take it for lost.
@@ -147,6 +150,7 @@ class Leases:
         self._blocks = blocks
         self._fresh = deque(sorted(set(range(len(blocks))) - set(done)))
         self._again: deque[Piece] = deque()
+        self._struck: set[int] = set()
         self._out: dict[int, _Out] = {}
         self._came: set[str] = set()
         self._gone: set[str] = set()
@@ -250,7 +254,10 @@ class Leases:
         return {worker: seconds for worker, seconds in for_so_long.items() if seconds > limit}
 
     def _retry(self, piece: Piece, why: str) -> None:
-        if not piece.alone:
+        if not piece.alone and piece.block not in self._struck:
+            self._struck.add(piece.block)  # most workers are lost for no fault of what they had
+            self._fresh.appendleft(piece.block)
+        elif not piece.alone:
             self._again.append(Piece(piece.block, piece.start, piece.end, alone=True))
         elif piece.size > 1:
             middle = piece.start + piece.size // 2
@@ -267,7 +274,8 @@ class Leases:
         self._numbers += 1
         self._out[self._numbers] = _Out(worker, piece, self._clock())
         whole = piece.size == self._size(piece.block)
-        return Lease(self._numbers, piece.block, self._items(piece), whole, piece.alone)
+        again = piece.block in self._struck
+        return Lease(self._numbers, piece.block, self._items(piece), whole, piece.alone, again)
 
     def _items(self, piece: Piece) -> list[Item]:
         return self._blocks.items(piece.block)[piece.start : piece.end]

@@ -146,7 +146,7 @@ class Held:
 
     def open(self, lease: Lease) -> _Open:
         """Begins a lease."""
-        if self._stored is None or lease.alone:  # who was lost may have left something
+        if self._stored is None or lease.again:  # who was lost may have left something
             self._stored = self._all_but_others(lease.block)
         opened = _Open(lease, len(lease.items))
         self._open.append(opened)

@@ -113,7 +113,7 @@ def test_a_problem_that_kills_its_workers_is_the_only_reject_and_the_next_start_
     )
     assert (summary["failed"], summary["rejected"]) == (1, {"engine_failed": 1})
     assert rows(tmp_path / "run") == [row for row in rows(single) if row["id"] != "p13"]
-    assert len(said) == 6, "its block is halved until it is alone, twice"
+    assert len(said) == 7, "its block is drawn once more, alone, and halved until it is alone, twice"
     before = drawn(tmp_path / "notes")
     summary = on_cluster(tmp_path / "run", Scripted(tmp_path / "notes"), N, 2, address=cluster.address)
     assert rows(tmp_path / "run") == rows(single)
