@@ -33,7 +33,7 @@ _PATIENCE_SECONDS = 20.0
 """How long no worker may be open before somebody is told, and again told."""
 _SEEN_SECONDS = 90.0
 """How long a file that another machine has written may take to be seen here: NFS looks again after a minute."""
-_SILENT_SECONDS = 600.0
+_SILENT_SECONDS = 1800.0
 """How long nothing may be heard of a worker, at least, before it is replaced; see `retell.leases.Leases`."""
 _SHY = 4
 """Workers that may be lost while they are opened, beside one for each that there is to be, before any has been open."""

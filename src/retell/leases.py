@@ -144,7 +144,7 @@ class Leases:
         done: Iterable[int],
         budget: Budget,
         workers: int,
-        patience: float = 600.0,
+        patience: float = 1800.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blocks = blocks
