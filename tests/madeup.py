@@ -45,7 +45,7 @@ def evaluation(folder: RunFolder, name: str, scores: list[int], benchmarks: tupl
 def rewriting(folder: RunFolder, own: int, guided: int, expert: int) -> None:
     rungs = {"self": own, "guided": guided, "expert": expert}
     folder.write_json("rewrite.json", {**SUMMARY, "problems": own + guided + expert, "rungs": rungs})
-    folder.finished("rewrite", 1, ["rewrite.json"])
+    folder.finished("rewrite", 1, ["rewrite.json"], 7200.0)
 
 
 def gap(folder: RunFolder, rungs: list[str], expert: list[list[float]], rewritten: list[list[float]]) -> None:
@@ -64,7 +64,7 @@ def training(folder: RunFolder, name: str, losses: list[float], mix: str = "expe
     summary = {"name": name, "loss": name, "mix": mix, "rows": 8, "updates": len(losses), "tokens": 10 * len(losses)}
     summary |= {"learning_rate": 1e-3, "batch_size": 4, "seed": 0, "rejected": {}}
     folder.write_json(f"checkpoints/{name}.json", summary)
-    folder.finished(f"train/{name}", name, [f"checkpoints/{name}.json", f"checkpoints/{name}"])
+    folder.finished(f"train/{name}", name, [f"checkpoints/{name}.json", f"checkpoints/{name}"], 900.0)
 
 
 def whole(folder: RunFolder) -> None:

@@ -21,6 +21,7 @@ from retell import pipeline, steps
 from retell.cli import main
 from retell.engines.scripted import ScriptedEngine
 from retell.records import Completion, Request
+from retell.runfolder import RunFolder
 
 TINY = Path(retell.__file__).parent / "tiny"
 
@@ -59,6 +60,11 @@ def test_a_recipe_runs_every_stage_and_not_again(tmp_path: Path, capsys: pytest.
     page = (out / "report.md").read_text(encoding="utf-8")
     for part in ("Table 1", "Table 2", "Table 3", "Figure 3", "Figure 4", "the expert"):
         assert part in page
+
+    took = RunFolder(out).seconds()
+    evaluated = {f"evaluate/{name}" for name in summary["evaluate"]}
+    assert took.keys() == {"rewrite", "gap", "train/sft", "train/dr-dft"} | evaluated
+    assert min(took.values()) > 0
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".parquet", ".safetensors")}
     status, again, err = command(capsys, "run", str(recipe(tmp_path)), "--out", str(out))

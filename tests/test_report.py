@@ -373,7 +373,7 @@ def test_the_cost_is_what_was_recorded(tmp_path: Path) -> None:
         whole(folder)
         shown = rows(report(Recipe(), folder))
     assert ["rewriting", "52", "60", "1,000", "≈ 3,000 (75%)", "2.00"] in shown
-    assert ["training SFT", "–", "–", "300", "–", "–"] in shown
+    assert ["training SFT", "–", "–", "300", "–", "0.25"] in shown
     assert ["evaluating base", "26", "–", "–", "–", "–"] in shown
 
 

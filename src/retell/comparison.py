@@ -198,7 +198,7 @@ def _costs(runs: Runs) -> Section | None:
                 count(sum(one["not_drawn"].values()) if "not_drawn" in one else None),
                 count(one.get("tokens", {}).get("generated")),
                 count(one.get("tokens_saved")),
-                hours(one.get("seconds")),
+                hours(run.seconds.get("rewrite")),
                 count(sum(n or 0 for n in trained) if trained and None not in trained else None),
             ]
         )

@@ -16,7 +16,8 @@ class Results:
     """One run: what its stages wrote, None or empty where a stage was not run or has been overtaken.
 
     ``trainings``, ``evaluations`` and ``tuned`` have the summary of each model, in the paper's order, the last its gap:
-    the log-probs of the same texts under it. ``stale`` names the stages that rest on something that was replaced since.
+    the log-probs of the same texts under it. ``stale`` names the stages that rest on something that was replaced since;
+    ``seconds`` are those of the starts that finished the stages, by name.
     """
 
     folder: RunFolder
@@ -28,6 +29,7 @@ class Results:
     tuned: Mapping[str, Summary]
     contamination: Summary | None
     stale: list[str]
+    seconds: Mapping[str, float]
 
     @property
     def empty(self) -> bool:
@@ -58,6 +60,7 @@ def results_of(recipe: Recipe, folder: RunFolder) -> Results:
         made("gap", "gap"),
         folder.read_json("contamination.json"),
         _stale(folder, done),
+        folder.seconds(),
     )
 
 

@@ -170,16 +170,21 @@ class RunFolder:
         manifest["stages"] = {name: entry for name, entry in manifest["stages"].items() if name not in rest_on_it}
         self._write_manifest(manifest)
 
-    def finished(self, stage: str, inputs: object, outputs: list[str]) -> None:
-        """Notes that a stage is done; called last, after its files are in place."""
+    def finished(self, stage: str, inputs: object, outputs: list[str], seconds: float | None = None) -> None:
+        """Notes that a stage is done, and how long that took; called last, after its files are in place."""
         manifest = self._manifest()
-        manifest["stages"][stage] = {"inputs": digest(inputs), "outputs": outputs}
+        manifest["stages"][stage] = {"inputs": digest(inputs), "outputs": outputs, "seconds": seconds}
         manifest["files"] = sorted({*manifest["files"], *outputs})
         self._write_manifest(manifest)
 
     def stages(self) -> list[str]:
         """The stages whose files are up to date with those before them."""
         return list(self._manifest()["stages"])
+
+    def seconds(self) -> dict[str, float]:
+        """How long the starts took that finished these stages, as far as that was noted."""
+        entries = self._manifest()["stages"].items()
+        return {stage: entry["seconds"] for stage, entry in entries if entry.get("seconds") is not None}
 
     def _discard(self) -> None:
         """Removes what retell wrote here, and nothing else; a folder that is no run folder is left alone."""

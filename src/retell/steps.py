@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -42,6 +43,7 @@ def do_stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], w
     if folder.is_fresh(name, inputs):
         print(f"{name}: nothing to do, its inputs are unchanged", file=sys.stderr)
         return folder.read_json(outputs[0]) or {}
+    started = time.monotonic()
     again = folder.is_fresh(name, _but_for_failures(inputs))
     before = [digest_of(folder.path / output) for output in outputs[1:]] if again else None
     if not again:
@@ -57,7 +59,8 @@ def do_stage(folder: RunFolder, name: str, inputs: object, outputs: list[str], w
         print(
             f"{name}: the engine failed on {failed} of what it was asked; the same command tries again", file=sys.stderr
         )
-    folder.finished(name, _but_for_failures(inputs) if failed else inputs, outputs)
+    seconds = round(time.monotonic() - started, 3)
+    folder.finished(name, _but_for_failures(inputs) if failed else inputs, outputs, seconds)
     return summary
 
 

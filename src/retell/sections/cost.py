@@ -9,9 +9,10 @@ _NONE = "–"
 
 def cost(results: Results) -> Section | None:
     """Samples drawn and not needed, tokens, and time of each stage."""
-    rows = [_rewriting(results.rewrite)] if results.rewrite else []
-    rows += [_training(name, one) for name, one in results.trainings.items()]
-    rows += [_evaluation(name, one) for name, one in results.evaluations.items()]
+    took = results.seconds
+    rows = [_rewriting(results.rewrite, took.get("rewrite"))] if results.rewrite else []
+    rows += [_training(name, one, took.get(f"train/{name}")) for name, one in results.trainings.items()]
+    rows += [_evaluation(name, one, took.get(f"evaluate/{name}")) for name, one in results.evaluations.items()]
     if not rows:
         return None
     note = (
@@ -24,7 +25,7 @@ def cost(results: Results) -> Section | None:
     )
 
 
-def _rewriting(summary: Summary) -> list[str]:
+def _rewriting(summary: Summary, seconds: float | None) -> list[str]:
     tokens, saved = summary.get("tokens", {}).get("generated"), summary.get("tokens_saved")
     share = f" ({saved / (saved + tokens):.0%})" if saved and tokens else ""
     return [
@@ -33,22 +34,22 @@ def _rewriting(summary: Summary) -> list[str]:
         f"{sum(summary.get('not_drawn', {}).values()):,}",
         count(tokens),
         _NONE if saved is None else f"≈ {saved:,}{share}",
-        hours(summary.get("seconds")),
+        hours(seconds),
     ]
 
 
-def _training(name: str, summary: Summary) -> list[str]:
+def _training(name: str, summary: Summary, seconds: float | None) -> list[str]:
     return [
         f"training {title(name)}",
         _NONE,
         _NONE,
         count(summary.get("tokens")),
         _NONE,
-        hours(summary.get("seconds")),
+        hours(seconds),
     ]
 
 
-def _evaluation(name: str, summary: Summary) -> list[str]:
+def _evaluation(name: str, summary: Summary, seconds: float | None) -> list[str]:
     each = [
         (one["n"] * summary["k"] - one.get("failed", 0), one.get("mean_tokens"))
         for one in summary["benchmarks"].values()
@@ -61,7 +62,7 @@ def _evaluation(name: str, summary: Summary) -> list[str]:
         _NONE,
         count(tokens),
         _NONE,
-        hours(summary.get("seconds")),
+        hours(seconds),
     ]
 
 
