@@ -34,8 +34,6 @@ from retell.drawing import Task, Work, starter
 from retell.engines.base import Batches, Take
 from retell.engines.scripted import ScriptedEngine
 from retell.executor import Job, settle
-from retell.gap import SCHEMA as GAP_SCHEMA
-from retell.gap import measured_before
 from retell.graders.base import Case
 from retell.graders.pool import GraderPool
 from retell.hashing import digest, seed_of
@@ -368,6 +366,9 @@ def scan(folder: Path, store: str) -> dict[str, Any]:
 
 def make_run(folder: Path, rows: int) -> None:
     """A run folder with so many rewritten rows and their gap, of some 400 tokens a response."""
+    from retell.gap import SCHEMA as GAP_SCHEMA  # torch comes with it, which is not to count for the others
+    from retell.gap import measured_before
+
     luck = np.random.default_rng(0)
     logprobs = [(-luck.exponential(0.5, 400)).tolist() for _ in range(64)]
     with TableWriter(folder / "gap.parquet", GAP_SCHEMA) as table:

@@ -300,6 +300,23 @@ def test_any_bytes_as_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str
     refused(capsys, "run", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rewrite", "--k", "3"], "`retell rewrite` needs --out: see `retell rewrite --help`"),
+        (["export", "runs/one"], "`retell export` needs --format"),
+        (["report"], "`retell report` needs FOLDER"),
+        (["rewrite", "--out"], "--out requires an argument"),
+        (
+            ["rewrite", "--out", "run", "--engine-args", "x=3"],
+            "'x=3' is no table: give keys and values, `--engine",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert says in refused(capsys, *arguments)
+
+
 @pytest.mark.parametrize("command", ["gap", "report"])
 def test_a_stage_without_its_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert "there is no run folder" in refused(capsys, command, str(tmp_path / "nowhere"))

@@ -54,6 +54,7 @@ def test_every_part_of_whole_runs_is_laid_side_by_side(tmp_path: Path, capsys: p
         whole(RunFolder(run(tmp_path / name)))
     status, said, _ = command(capsys, *(tmp_path / name for name in ("one", "two", "three")), "--out", tmp_path)
     assert status == 0
+    assert said.startswith("their recipes are the same\n")
     assert said.rstrip().endswith(str(tmp_path / "compare.html"))
     page = squeezed(tmp_path)
     for heading in (

@@ -382,7 +382,7 @@ def test_a_full_disk_keeps_what_was_graded(tmp_path: Path, capsys: pytest.Captur
         (["data.parquet", "--out", "o.jsonl"], "not JSON"),
         (["/dev/null", "--out", "o.jsonl"], "is no file"),
         (["folder", "--out", "o.jsonl"], "leave out --out"),
-        (["folder"], "there is no run folder folder"),
+        (["folder"], "folder is no run folder"),
     ],
 )
 def test_a_request_that_is_wrong(

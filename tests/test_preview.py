@@ -245,6 +245,7 @@ def test_what_a_preview_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no data named" in refused(capsys, "gap", "--preview", "3", *POLICY)
     assert "name the folder" in refused(capsys, "gap", "--preview", "3", *ASKED, "--max-hours", "1")
     assert not out.exists()
+    assert "'runs/one' (of --ray" in refused(capsys, "gap", "--preview", "3", *ASKED, "--ray", "runs/one")
     assert "--tables has no effect" in refused(capsys, "gap", "--preview", "3", "--tables", *ASKED)
     assert "which run?" in refused(capsys, "gap")
     assert "--k has no effect" in refused(capsys, "gap", "--k", "3")

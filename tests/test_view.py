@@ -231,7 +231,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_what_cannot_be_viewed_is_an_error_for_people(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert f"there is no run folder {tmp_path}" in refused(capsys, str(tmp_path))
+    assert f"{tmp_path} is no run folder" in refused(capsys, str(tmp_path))
     (tmp_path / "recipe.resolved.toml").write_bytes((run / "recipe.resolved.toml").read_bytes())
     assert f"{tmp_path} holds no rewritten.parquet" in refused(capsys, str(tmp_path))
     assert "--port 99999" in refused(capsys, str(run), "--port", "99999")

@@ -172,7 +172,7 @@ _HEADLINES: Mapping[tuple[Answer, Answer], str] = {
     ("no", "unknown"): "rewriting does not look worthwhile; whether DFT does is unknown",
     ("unknown", "yes"): "DFT looks worthwhile; whether rewriting does is unknown",
     ("unknown", "no"): "DFT does not look worthwhile; whether rewriting does is unknown",
-    ("unknown", "unknown"): "unknown: nothing can be said of a policy and data like these",
+    ("unknown", "unknown"): "unknown: nothing can be said of this preview",
 }
 EVIDENCE = (
     f"How sure: the evidence is small-scale, {SETTINGS} settings of a policy of 0.3 M parameters on chained sums. "

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, MissingArgumentError
 from pydantic import ValidationError
 
 from retell.commands import app
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         return _fail(explain(error), RecipeError.exit_status)
     except CycloptsError as error:
-        cause = error.__cause__
-        return _fail(explain(cause) if isinstance(cause, ValidationError) else str(error), RecipeError.exit_status)
+        return _fail(_refusal(error), RecipeError.exit_status)
     except KeyboardInterrupt:
         return _fail(f"interrupted; what was stored is kept, to go on: {_again(given)}", 130)
     except Exception as error:
@@ -72,6 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(f"{error}: lower engine_args.batch_size, micro_batch_tokens or batch_tokens", 1)
         return _fail(f"{type(error).__name__}: {error} (RETELL_TRACEBACK=1 shows where); what was stored is kept", 1)
+
+
+def _refusal(error: CycloptsError) -> str:
+    """What is wrong with the arguments."""
+    if isinstance(error.__cause__, ValidationError):
+        return explain(error.__cause__)
+    if isinstance(error, MissingArgumentError) and error.argument and error.keyword is None:
+        missing, command = error.argument, " ".join(("retell", *(error.command_chain or ())))
+        name = missing.name.lstrip("-").upper() if missing.field_info.is_positional else missing.name
+        return f"`{command}` needs {name}: see `{command} --help`"
+    return str(error)
 
 
 def _complete(given: Sequence[str]) -> list[str]:

@@ -388,6 +388,8 @@ def _existing(path: Path) -> RunFolder:
 
 def _stored(folder: RunFolder) -> Recipe:
     recipe = folder.recipe()
+    if recipe is None and folder.path.exists():
+        raise RunFolderError(f"{folder.path} is no run folder: name one, or make one with `retell rewrite --out DIR`")
     if recipe is None:
         raise RunFolderError(
             f"there is no run folder {folder.path}: make one with `retell rewrite --out {folder.path}`"

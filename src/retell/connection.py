@@ -129,6 +129,18 @@ def fate(error: Exception) -> str:
     return next((meaning for words, meaning in _FATES if words in text), first_line(error))
 
 
+def check_address(address: str) -> None:
+    """Raises:
+    RecipeError: it can be no cluster's address.
+    """
+    host, _, port = address.rpartition(":")
+    if address != AUTO and ("/" in address or not host or not port.isdecimal()):
+        raise RecipeError(
+            f"{address!r} (of --ray or RAY_ADDRESS) is no address of a cluster, which is HOST:PORT; on a machine of "
+            "the cluster a bare --ray will do"
+        )
+
+
 def _in_the_environment() -> str | None:
     """The address that RAY_ADDRESS names; Ray's word for any cluster names none."""
     address = os.environ.get("RAY_ADDRESS")
@@ -147,12 +159,8 @@ def _check_answer(address: str) -> None:
     """Raises:
     RecipeError: nobody listens at an address, which Ray would go on trying for a quarter of an hour.
     """
+    check_address(address)
     host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdecimal():
-        raise RecipeError(
-            f"{address!r} (of --ray or RAY_ADDRESS) is no address of a cluster, which is HOST:PORT; on a machine of "
-            "the cluster a bare --ray will do"
-        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -284,7 +284,10 @@ def compared(summary: Summary) -> None:
     """In what the recipes differ, and the average accuracies of each model."""
     runs = list(summary["runs"])
     differing = [[_short(key), *(_short(one or _NO, 40) for one in row)] for key, row in summary["differing"].items()]
-    _table(["key", *map(_short, runs)], differing)
+    if differing:
+        _table(["key", *map(_short, runs)], differing)
+    else:
+        print("their recipes are the same")
     models = dict.fromkeys(model for averages in summary["averages"].values() for model in averages)
     rows = [
         [model, *(f"{one[model]:.1f}" if model in one else _NO for one in summary["averages"].values())]

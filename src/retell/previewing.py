@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from retell.advice import DFT, REWRITE, advise
+from retell.connection import check_address
 from retell.contamination import benchmarks_against, contaminated, without_overlaps
 from retell.drawing import LocalPolicy, drawing_policy, open_engine_of
 from retell.engines.base import Engine
@@ -74,6 +75,7 @@ def _check(settings: Rewrite, count: int, folder: RunFolder | None) -> None:
     RecipeError: nothing can be looked at so.
     """
     if settings.ray is not None:
+        check_address(settings.ray)
         print("a preview draws with one engine on this machine, without Ray", file=sys.stderr)
     if count < 1:
         raise RecipeError(f"--preview {count}: it is a number of problems, at least 1")

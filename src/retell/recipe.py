@@ -356,6 +356,9 @@ def explain(error: ValidationError, model: type[Section] = Recipe) -> str:
 def _explain_one(detail: ErrorDetails, model: type[Section]) -> str:
     place = [str(part) for part in detail["loc"]]
     name = ".".join(place)
+    if detail["type"] == "dict_type":
+        flag = place[-1].replace("_", "-")
+        return f"{name} = {detail['input']!r} is no table: give keys and values, `--{flag}.KEY VALUE`"
     if detail["type"] != "extra_forbidden":
         return f"{name} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
     known = list(_section_at(model, place[:-1]).model_fields)

@@ -126,6 +126,8 @@ def test_an_unreachable_cluster_leaves_nothing_and_costs_nothing(
 def test_the_doctor_looks_at_a_cluster(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--ray", cluster.address, "--workers", "2", "--json"]) == 0
     assert said_of_the_cluster(capsys) == ("ok", "1 machine(s) with 2 CPUs and 0 GPUs in all: 2 worker(s) of 1 CPU")
+    assert main(["doctor", "--ray", cluster.address]) == 0
+    assert "1 machine(s) with 2 CPUs" in capsys.readouterr().out
     assert main(["doctor", "--ray", cluster.address, "--workers", "9", "--json"]) == 1
     assert said_of_the_cluster(capsys)[0] == "wrong"
     assert main(["doctor", "--ray", "127.0.0.1:9", "--json"]) == 1

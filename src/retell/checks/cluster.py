@@ -19,4 +19,5 @@ def cluster(patient: Patient) -> Iterator[Finding]:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus, gpus = (int(sum(machine.get(kind, 0) for machine in machines)) for kind in ("CPU", "GPU"))
         says = f"Ray {ray.__version__}, {len(machines)} machine(s) with {cpus} CPUs and {gpus} GPUs in all"
-        yield Finding("cluster", "ok", f"{says}: {crew.workers} worker(s) of {crew}")
+    # Only now: while Ray is connected, nothing that is printed is seen.
+    yield Finding("cluster", "ok", f"{says}: {crew.workers} worker(s) of {crew}")
