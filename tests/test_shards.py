@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import tempfile
@@ -112,14 +113,18 @@ def test_what_was_torn_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Shards(tmp_path).samples([digest("a")]).keys() == {digest("a")}
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "No space left on device.*make room"), (errno.ESTALE, "Stale.*see to that storage")],
+)
 def test_a_file_that_cannot_be_written_leaves_nothing_and_says_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def broken(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("retell.shards.os.fsync", full)
-    with pytest.raises(StorageError, match=r"000000\.parquet: No space left on device.*make room"):
+    monkeypatch.setattr("retell.shards.os.fsync", broken)
+    with pytest.raises(StorageError, match=rf"000000\.parquet: {says}"):
         write_shard(shard_path(tmp_path, "plan", 0), [drawn("a")], {})
     assert list((tmp_path / "plan").iterdir()) == []
 

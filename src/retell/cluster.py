@@ -19,7 +19,7 @@ from retell.errors import BudgetError, EngineError, RecipeError, RequestError, R
 from retell.executor import Failed, Job, failures, settle, watched
 from retell.graders.pool import GraderPool
 from retell.journal import Journal
-from retell.leases import Blocks, Lease, Leases, Report, Standing
+from retell.leases import SILENT_SECONDS, Blocks, Lease, Leases, Report, Standing
 from retell.meter import Budget, Meter
 from retell.progress import duration
 from retell.runfolder import RunFolder
@@ -33,8 +33,6 @@ _PATIENCE_SECONDS = 20.0
 """How long no worker may be open before somebody is told, and again told."""
 _SEEN_SECONDS = 90.0
 """How long a file that another machine has written may take to be seen here: NFS looks again after a minute."""
-_SILENT_SECONDS = 1800.0
-"""How long nothing may be heard of a worker, at least, before it is replaced; see `retell.leases.Leases`."""
 _SHY = 4
 """Workers that may be lost while they are opened, beside one for each that there is to be, before any has been open."""
 
@@ -172,7 +170,7 @@ class Crew:
         desk = self._ray.remote(num_cpus=0, scheduling_strategy=here)(Leases)
         done = blocks_done(self._folder / "samples", plan)
         budget = Budget(settings.max_tokens_total, settings.max_hours)
-        self._leases = desk.remote(blocks, done, budget, self._team.workers, _SILENT_SECONDS)
+        self._leases = desk.remote(blocks, done, budget, self._team.workers, SILENT_SECONDS)
         self._ask(self._leases.begin.remote())
         while True:
             standing: Standing = self._ask(self._leases.standing.remote())

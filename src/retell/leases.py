@@ -20,6 +20,8 @@ EVALUATE_BLOCK = 4
 """In evaluation, where benchmarks are small and every problem has all its samples drawn."""
 _TRIES = 2
 """Workers that a single problem may cost before it is given up."""
+SILENT_SECONDS = 1800.0
+"""How long nothing may be heard of a worker, at least, before it seems to hang."""
 _SILENT = 3
 """Times the longest that anything was out: a worker that is not heard of for longer hangs."""
 _SILENT_AT_FIRST = 6
@@ -56,8 +58,8 @@ class Blocks:
 class Piece:
     """Problems ``start`` to ``end`` of a block.
 
-    Nothing else may be drawn beside those that are ``alone``, because a worker was lost with them; ``tries`` counts the
-    workers that they have cost so.
+    Nothing else may be drawn beside those that are ``alone``, because two workers were lost with them; ``tries`` counts
+    the workers that they have cost so.
     """
 
     block: int
@@ -144,7 +146,7 @@ class Leases:
         done: Iterable[int],
         budget: Budget,
         workers: int,
-        patience: float = 1800.0,
+        patience: float = SILENT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blocks = blocks

@@ -69,7 +69,7 @@ def test_rows_are_those_of_one_machine(cluster: Any, tmp_path: Path, single: Pat
 def test_a_worker_that_hangs_is_replaced_and_nothing_is_lost(
     cluster: Any, tmp_path: Path, single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retell.cluster._SILENT_SECONDS", 3.0)
+    monkeypatch.setattr("retell.cluster.SILENT_SECONDS", 3.0)
     scripted, said, hanging = Scripted(tmp_path / "notes", delay=0.05), list[str](), list[int]()
 
     def hang() -> None:

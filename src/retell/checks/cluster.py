@@ -1,4 +1,4 @@
-"""The Ray cluster: whether it can be used, and the workers that it has room for."""
+"""The Ray cluster: whether it can be used, what it has, and how many workers there would be."""
 
 from collections.abc import Iterator
 
