@@ -7,11 +7,13 @@ batch can change no more than the last bits of the logits. Log-probs show those 
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -44,7 +46,7 @@ OTHER_DEFAULTS = {"temperature": 0.2, "top_p": 0.3, "top_k": 2, "min_p": 0.3, "r
 START_SECONDS = 240
 PROBLEMS = 40
 AT_ONCE = 2
-"""Requests in flight where a run is disturbed: so few that it takes many seconds, and is caught in the middle."""
+"""Requests in flight where a run is disturbed."""
 STORED = 50
 """Samples after which a run is disturbed: more than are in flight, and less than half of all."""
 
@@ -57,6 +59,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._warden = Warden("server")  # so that nothing is left even if the tests are killed
+        self._gate = Path(tempfile.mkdtemp()) / "gate"
 
     @property
     def url(self) -> str:
@@ -69,7 +72,9 @@ class Server:
         command += ["--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enforce-eager"]
         command += ["--no-enable-chunked-prefill"]  # on a CPU, seeds do not survive prompts that are read in pieces
         command += ["--override-generation-config", json.dumps(OTHER_DEFAULTS)]
+        command += ["--middleware", "gate.Gate"]
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment |= {"RETELL_TEST_GATE": str(self._gate), "PYTHONPATH": str(Path(__file__).parent)}
         with self._warden.capturing():
             self._process = subprocess.Popen(command, env=environment, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
@@ -92,6 +97,14 @@ class Server:
     def close(self) -> None:
         self.kill()
         self._warden.close(keep=False)
+        shutil.rmtree(self._gate.parent)
+
+    def shut(self, after: int) -> None:
+        """Lets so many requests for samples through, and holds what comes then."""
+        self._gate.write_bytes(b"." * after)
+
+    def open(self) -> None:
+        self._gate.unlink(missing_ok=True)
 
     def drawn(self) -> int:
         """How many samples it has answered with so far, probes included."""
@@ -240,8 +253,9 @@ def stored(folder: Path) -> dict[str, tuple[Any, ...]]:
 
 
 @contextmanager
-def under_way(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A rewriting in the middle: some samples are stored, some are not."""
+def under_way(server: Server, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A rewriting in the middle: some samples are stored, and no more are drawn until the server is opened."""
+    server.shut(STORED + 2 * AT_ONCE)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             while process.poll() is None and len(stored(folder)) < STORED:
@@ -249,6 +263,7 @@ def under_way(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[s
             assert process.poll() is None, process.communicate()
             yield process
         finally:
+            server.open()
             process.kill()
 
 
@@ -321,7 +336,7 @@ def test_a_client_that_is_killed_goes_on_with_what_is_stored(
 ) -> None:
     folder, before = tmp_path / "run", server.drawn()
     again = rewriting(server, data, folder, "--engine-args.concurrency", str(AT_ONCE))
-    with under_way(again, folder) as process:
+    with under_way(server, again, folder) as process:
         process.kill()
         process.communicate()
     kept = stored(folder)
@@ -339,9 +354,11 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing_but_time(
     server: Server, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder, before = tmp_path / "run", server.drawn()
-    with under_way(rewriting(server, data, folder, "--engine-args.concurrency", str(AT_ONCE)), folder) as process:
+    command = rewriting(server, data, folder, "--engine-args.concurrency", str(AT_ONCE))
+    with under_way(server, command, folder) as process:
         server.kill()
         kept = stored(folder)
+        server.open()
         server.start()
         _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
