@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gate import wait_at
+
 import retell
 from retell import parts
 from retell.gap import measure_gap
@@ -63,8 +65,10 @@ def scripted(pairs: Sequence[Pair]) -> Iterator[tuple[int, list[float]]]:
 
 
 def slowly(pairs: Sequence[Pair]) -> Iterator[tuple[int, list[float]]]:
+    """The same behind a gate in the working directory."""
     for scored in scripted(pairs):
         time.sleep(0.005)
+        wait_at(Path("gate"))
         yield scored
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gate import wait_at
+
 from retell.engines.base import Engine
 from retell.engines.scripted import ScriptedEngine
 from retell.executor import Here
@@ -103,9 +105,10 @@ def says(answer: Callable[[Request], str]) -> ScriptedEngine:
 
 
 def noting(path: Path) -> ScriptedEngine:
-    """A slow `coin` that appends the key of every request it draws to a file before it answers."""
+    """A slow `coin` behind a gate in the working directory, that appends the key of every request to a file first."""
 
     def answer(request: Request, luck: random.Random) -> Completion | str:
+        wait_at(Path("gate"))
         with path.open("a") as file:
             file.write(request.key + "\n")
         return coin(request, luck)

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from gate import shut
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -27,6 +28,7 @@ from retell.cli import _again, _complete, main
 from retell.recipe import Section, load_recipe
 from retell.runfolder import RunFolder
 
+HERE = Path(__file__).parent
 COMMANDS = "demo run rewrite gap train evaluate grade report compare view export doctor".split()
 ROWS = [
     {"problem": "1 + 1?", "solution": "It is \\boxed{2}.", "candidates": ["\\boxed{3}", "\\boxed{2}"]},
@@ -489,15 +491,36 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, many: Path) -> Path:
     return folder
 
 
+GATED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv.pop(1))
+from gate import wait_at
+from retell.cli import main
+from retell.journal import Journal
+store, gate = Journal.add_samples, Path(sys.argv.pop(1))
+def add_samples(journal, samples):
+    samples = list(samples)
+    for _ in samples:
+        wait_at(gate)
+    store(journal, samples)
+Journal.add_samples = add_samples
+sys.exit(main())
+"""
+"""The command, whose samples pass a gate before they are stored."""
+
+
 def interrupt(many: Path, folder: Path, after: int, number: signal.Signals) -> subprocess.Popen[str]:
     """Starts rewriting and sends a signal, to the whole group as a terminal does, once so many samples are stored."""
-    command = [sys.executable, "-m", "retell", *rewriting(many, folder)]
+    held = folder.with_name("gate")
+    shut(held, after - len(stored(folder)) + 300)  # they are stored 256 at a time
+    command = [sys.executable, "-c", GATED, str(HERE), str(held), *rewriting(many, folder)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while process.poll() is None and len(stored(folder)) < after:
         time.sleep(0.01)
-    assert process.poll() is None, "it was done before it could be disturbed"
+    assert process.poll() is None, process.communicate()
     os.killpg(process.pid, number)
     return process
 

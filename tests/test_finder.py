@@ -1,4 +1,4 @@
-import time
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -121,17 +121,18 @@ def test_a_search_stops_in_time_and_says_where_to_go_on(finder: Finder) -> None:
 
 
 def test_what_is_counted_slowly_is_waited_for_elsewhere(folder: Path) -> None:
-    asked = []
+    asked, counted = [], threading.Event()
 
     def slowly() -> Mapping[str, int]:
         asked.append(1)
-        time.sleep(0.3)
+        counted.wait()
         return {"r3": 1}
 
     finder = Finder(Rows(RunFolder(folder), Opened(None)), slowly)
     assert finder.find(Query(verdict="correct"), 0, 10, 0.0).positions[:2] == [1, 3]
     assert asked == []
     assert finder.find(Query(verdict="undecided"), 7, 10, 0.0) == Found([], 7)
+    counted.set()
     assert finder.find(Query(verdict="undecided"), 0, 10, 60.0).positions == [3]
     assert asked == [1]
 

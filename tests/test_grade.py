@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from gate import shut
 from scripts import climb_all, problems
 
 from retell import grade
@@ -26,14 +27,19 @@ from retell.records import Verdict
 from retell.regrade import golds_of_evaluation
 from retell.runfolder import RunFolder
 
+AHEAD = 40
+"""Answers that may have to be judged before the first verdict is written."""
 GOOD = {"id": "a", "response": "It is \\boxed{2}.", "gold": "2"}
-SLOW = """
-import pathlib, time
+SLOW = f"""
+import pathlib, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from gate import wait_at
 
 def slow(problem, response, gold):
     with pathlib.Path("calls").open("a") as calls:
         calls.write(response + "\\n")
     time.sleep(float(problem or 0))
+    wait_at(pathlib.Path("gate"))
     return response == gold
 
 def contrary(problem, response, gold):
@@ -43,7 +49,7 @@ def contrary(problem, response, gold):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with graders of its own: one slow as each row says, and one that contradicts it."""
+    """A working directory with graders of its own: one as slow as a row says, behind a gate, and its contrary."""
     (tmp_path / "mine.py").write_text(SLOW, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -220,18 +226,19 @@ def test_people_get_a_table_with_reasons_and_a_path(tmp_path: Path, capsys: pyte
 def many(place: Path, rows: int = 120) -> Path:
     return write(
         place / "in.jsonl",
-        [{"id": n, "problem": "0.01", "response": f"r{n}", "gold": f"r{n - n % 2}"} for n in range(rows)],
+        [{"id": n, "problem": "", "response": f"r{n}", "gold": f"r{n - n % 2}"} for n in range(rows)],
     )
 
 
 def start(place: Path, lines: int, out: str = "out.jsonl") -> subprocess.Popen[str]:
-    """Starts grading in a process of its own, and returns once so many lines are written."""
+    """Starts grading in a process of its own, and returns once so many lines are written; few more can be."""
+    part = place / f".{out}.part"
+    shut(place / "gate", lines - (part.read_bytes().count(b"\n") if part.exists() else 0) + AHEAD)
     arguments = ["grade", "in.jsonl", "--out", out, "--grader", "mine:slow", "--grader-workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "retell", *arguments],
         cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    part = place / f".{out}.part"
     deadline = time.monotonic() + 60
     while not part.exists() or part.read_bytes().count(b"\n") < lines:
         assert process.poll() is None, "it was done before it could be disturbed"
@@ -251,6 +258,7 @@ def test_what_was_stopped_goes_on_and_ends_as_if_undisturbed(
         process = start(place, lines)
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=30)
+        (place / "gate").unlink()
         assert process.returncode == (130 if number == signal.SIGINT else -9)
         assert "Traceback" not in errors
         assert not (place / "out.jsonl").exists()
@@ -271,6 +279,7 @@ def test_a_line_that_lacks_its_end_only_is_written_again(place: Path, capsys: py
     process = start(place, 20)
     process.kill()
     process.communicate()
+    (place / "gate").unlink()
     part = place / ".out.jsonl.part"
     lines = part.read_bytes().splitlines(keepends=True)[:20]
     part.write_bytes(b"".join(lines).removesuffix(b"\n"))
@@ -322,6 +331,7 @@ def test_what_was_begun_with_another_grader_is_begun_anew(place: Path, capsys: p
     process = start(place, 5)
     process.kill()
     process.communicate()
+    (place / "gate").unlink()
     status, summary, err = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "qwen")
     assert status == 0
     assert "begun anew" in err
@@ -335,6 +345,7 @@ def test_two_at_once_do_not_write_the_same_file(place: Path, capsys: pytest.Capt
     status, _, err = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "mine:slow")
     assert status == 2
     assert "another retell is writing out.jsonl" in err
+    (place / "gate").unlink()
     assert process.wait(60) == 0
     process.communicate()
     assert [row["id"] for row in read(place / "out.jsonl")] == list(range(120))
@@ -477,10 +488,8 @@ def test_a_run_without_its_tables_is_graded_from_its_data(
 
 
 def test_a_killed_grading_of_a_run_goes_on(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = read(place / "data.jsonl")
-    table = pq.read_table(run / "rewritten.parquet")
-    pq.write_table(table.set_column(2, "problem", pa.array(["0.02"] * len(rows))), run / "rewritten.parquet")
     before = len(verdicts(run))
+    shut(place / "gate", 10 + AHEAD)
     arguments = ["grade", "run", "--grader", "mine:contrary", "--grader-workers", "1"]
     process = subprocess.Popen([sys.executable, "-m", "retell", *arguments], cwd=place, stderr=subprocess.DEVNULL)
     while len(verdicts(run)) < before + 10:
@@ -488,6 +497,7 @@ def test_a_killed_grading_of_a_run_goes_on(place: Path, run: Path, capsys: pytes
         time.sleep(0.01)
     process.kill()
     process.wait()
+    (place / "gate").unlink()
     kept = verdicts(run)
     assert before + 10 <= len(kept) < before + 60
     (place / "calls").unlink()

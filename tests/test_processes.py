@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from gate import shut
 from safetensors.torch import load_file
 from together import gradients
 from transformers import AutoModelForCausalLM
@@ -176,11 +177,13 @@ def test_killed_processes_go_on_from_their_last_checkpoint(tmp_path: Path) -> No
     assert main(training(alone, *given)) == 0
     folder = rewritten(tmp_path / "together", 40)
     work = folder / "training" / "dr-dft"
-    command = [*TOGETHER, "-m", "retell", *training(folder, *given)]
+    shut(tmp_path / "gate", 8)
+    command = [*TOGETHER, str(HERE / "together.py"), "gated", str(tmp_path / "gate"), *training(folder, *given)]
     with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True) as launched:
         deadline = time.monotonic() + 120
         while not (work / "checkpoint-6" / "trainer_state.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert launched.poll() is None
         kill_all(launched.pid)
     assert not (folder / "checkpoints").exists()
     left = [path for path in work.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
@@ -359,7 +362,7 @@ def test_every_process_that_the_configuration_names_trains(tmp_path: Path) -> No
 
 def test_a_training_that_is_stopped_stops_what_it_has_started(tmp_path: Path) -> None:
     folder = rewritten(tmp_path / "run", 64)
-    command = launching(folder, tmp_path, "--epochs", 40)
+    command = launching(folder, tmp_path, "--epochs", 400)
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         for _ in range(600):
             if list((folder / "training").glob("*/metrics.jsonl")) and process.poll() is None:

@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from gate import shut, wait_at
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
 import retell
+from retell import train as train_module
 from retell.errors import PolicyError, RecipeError, RequestError, TrainingError
 from retell.logprobs import teach
 from retell.methods import open_loss
@@ -282,8 +283,20 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_train
+test_train.gate_updates(Path({gate!r}))
 test_train.tuned(Path({folder!r}), {loss!r}, test_train.rows(200), save_every=5, epochs=2, **{changes!r})
 """
+
+
+def gate_updates(gate: Path) -> None:
+    """Every update of this process passes a gate."""
+    told = train_module._Progress.on_step_end
+
+    def on_step_end(*given: Any, **named: Any) -> None:
+        told(*given, **named)
+        wait_at(gate)
+
+    train_module._Progress.on_step_end = on_step_end  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -297,12 +310,15 @@ test_train.tuned(Path({folder!r}), {loss!r}, test_train.rows(200), save_every=5,
 def test_a_killed_training_goes_on_with_the_same_metrics(tmp_path: Path, loss: str, changes: dict[str, Any]) -> None:
     tuned(tmp_path / "undisturbed", loss, rows(200), save_every=5, epochs=2, **changes)
     folder = tmp_path / "killed"
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), loss=loss, changes=changes)
+    gate, tests = tmp_path / "gate", str(Path(__file__).parent)
+    shut(gate, 15)
+    script = KILLED.format(tests=tests, gate=str(gate), folder=str(folder), loss=loss, changes=changes)
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     seen = folder / "training" / "x" / "metrics.jsonl"
     while process.poll() is None and not (seen.exists() and len(seen.read_text(encoding="utf-8").splitlines()) >= 13):
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    assert process.poll() is None
+    process.kill()
     process.wait()
     assert list((folder / "training" / "x").glob("checkpoint-*")), "it was killed in the middle"
     tuned(folder, loss, rows(200), save_every=5, epochs=2, **changes)

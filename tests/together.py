@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from test_train import apart, one_update, rows
+from test_train import apart, gate_updates, one_update, rows
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -124,6 +124,13 @@ def failing(folder: Path, which: int, how: str) -> None:
     sys.exit(cli.main(["train", str(folder), "--loss", "sft", "--data", "rewritten"]))
 
 
+def gated(gate: Path, arguments: list[str]) -> None:
+    """`retell …` whose lead passes a gate after every update."""
+    if rank() == 0:
+        gate_updates(gate)
+    sys.exit(cli.main(arguments))
+
+
 if __name__ == "__main__":
     what, place, *more = sys.argv[1:]
     if what == "gradients":
@@ -132,5 +139,7 @@ if __name__ == "__main__":
         small_talk(Path(place))
     elif what == "sharded":
         sharded([place, *more])
+    elif what == "gated":
+        gated(Path(place), more)
     else:
         failing(Path(place), int(more[0]), more[1])

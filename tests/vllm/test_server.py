@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gate
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,7 +60,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._warden = Warden("server")  # so that nothing is left even if the tests are killed
-        self._gate = Path(tempfile.mkdtemp()) / "gate"
+        self.gate = Path(tempfile.mkdtemp()) / "gate"
 
     @property
     def url(self) -> str:
@@ -72,9 +73,9 @@ class Server:
         command += ["--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--enforce-eager"]
         command += ["--no-enable-chunked-prefill"]  # on a CPU, seeds do not survive prompts that are read in pieces
         command += ["--override-generation-config", json.dumps(OTHER_DEFAULTS)]
-        command += ["--middleware", "gate.Gate"]
+        command += ["--middleware", "gate.Middleware"]
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        environment |= {"RETELL_TEST_GATE": str(self._gate), "PYTHONPATH": str(Path(__file__).parent)}
+        environment |= {"RETELL_TEST_GATE": str(self.gate), "PYTHONPATH": str(Path(gate.__file__).parent)}
         with self._warden.capturing():
             self._process = subprocess.Popen(command, env=environment, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
@@ -97,14 +98,7 @@ class Server:
     def close(self) -> None:
         self.kill()
         self._warden.close(keep=False)
-        shutil.rmtree(self._gate.parent)
-
-    def shut(self, after: int) -> None:
-        """Lets so many requests for samples through, and holds what comes then."""
-        self._gate.write_bytes(b"." * after)
-
-    def open(self) -> None:
-        self._gate.unlink(missing_ok=True)
+        shutil.rmtree(self.gate.parent)
 
     def drawn(self) -> int:
         """How many samples it has answered with so far, probes included."""
@@ -254,8 +248,8 @@ def stored(folder: Path) -> dict[str, tuple[Any, ...]]:
 
 @contextmanager
 def under_way(server: Server, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A rewriting in the middle: some samples are stored, and no more are drawn until the server is opened."""
-    server.shut(STORED + 2 * AT_ONCE)
+    """A rewriting in the middle: some samples are stored, and no more are drawn until its gate is taken away."""
+    gate.shut(server.gate, STORED + 2 * AT_ONCE)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             while process.poll() is None and len(stored(folder)) < STORED:
@@ -263,7 +257,7 @@ def under_way(server: Server, arguments: list[str], folder: Path) -> Iterator[su
             assert process.poll() is None, process.communicate()
             yield process
         finally:
-            server.open()
+            server.gate.unlink(missing_ok=True)
             process.kill()
 
 
@@ -358,7 +352,7 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing_but_time(
     with under_way(server, command, folder) as process:
         server.kill()
         kept = stored(folder)
-        server.open()
+        server.gate.unlink(missing_ok=True)
         server.start()
         _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
