@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gate import wait_at
 from scripts import coin, loaded, problems
 
 from retell.cluster import Cluster, Crew
@@ -40,7 +41,8 @@ BLOCK = 8
 
 
 class Scripted:
-    """Opens a worker whose engine answers by `coin` and notes every request that it draws in a file of its own.
+    """Opens a worker whose engine notes every request that it draws in a file of its own, and answers by `coin`, behind
+    a gate.
 
     Whoever draws for the problem ``poison`` dies; requests for those that are ``failing`` fail. Where it is ``dead``,
     it cannot be opened for that reason, or is "killed" by it.
@@ -81,7 +83,12 @@ class Scripted:
             return Completion("", None, None, "error", error="it cannot be drawn", lasting=self.lasting)
         with (self.notes / str(os.getpid())).open("a") as file:
             file.write(request.key + "\n")
+        wait_at(gate_of(self.notes))
         return coin(request, luck)
+
+
+def gate_of(notes: Path) -> Path:
+    return notes.with_suffix(".gate")
 
 
 def noted(notes: Path) -> dict[int, list[str]]:

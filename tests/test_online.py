@@ -1,7 +1,5 @@
 import json
-import os
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -141,7 +139,7 @@ def test_a_killed_online_training_goes_on_with_the_same_metrics_and_draws_nothin
         time.sleep(0.01)
     while process.poll() is None and not [row for row in stored(folder) if row[2] == 2]:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     left = stored(folder)
     assert main(arguments(folder)) == 0

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from team import BLOCK, Scripted, alone, noted, on_cluster, plan_of, task_of, until
+from gate import shut
+from team import BLOCK, Scripted, alone, gate_of, noted, on_cluster, plan_of, task_of, until
 
 from retell.errors import BudgetError, EngineError, StorageError
 from retell.shards import Shards, blocks_done, shard_path
@@ -38,6 +39,20 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def held(
+    notes: Path, after: int, come: Callable[[], bool], act: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
+    """Lets workers draw little more than so many; once what is waited for has come about, acts, and lets them go on."""
+    shut(gate_of(notes), after)
+
+    def work() -> None:
+        until(come)
+        act()
+        gate_of(notes).unlink()
+
+    return work
+
+
 @contextmanager
 def meanwhile(work: Callable[[], None]) -> Iterator[None]:
     """Does something beside the block, and fails if that fails."""
@@ -58,8 +73,8 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
 
 
 def test_rows_are_those_of_one_machine(cluster: Any, tmp_path: Path, single: Path) -> None:
-    scripted = Scripted(tmp_path / "notes", delay=0.02)
-    summary = on_cluster(tmp_path / "run", scripted, N, 2, address=cluster.address)
+    with meanwhile(held(tmp_path / "notes", 16, lambda: len(noted(tmp_path / "notes")) == 2)):
+        summary = on_cluster(tmp_path / "run", Scripted(tmp_path / "notes"), N, 2, address=cluster.address)
     assert rows(tmp_path / "run") == rows(single)
     assert (summary["problems"], summary["failed"], summary["rejected"]) == (N, 0, {})
     assert len(noted(tmp_path / "notes")) == 2, "one worker has drawn all"
@@ -70,32 +85,31 @@ def test_a_worker_that_hangs_is_replaced_and_nothing_is_lost(
     cluster: Any, tmp_path: Path, single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retell.cluster.SILENT_SECONDS", 3.0)
-    scripted, said, hanging = Scripted(tmp_path / "notes", delay=0.05), list[str](), list[int]()
+    scripted, said, hanging = Scripted(tmp_path / "notes", delay=0.01), list[str](), list[int]()
 
     def hang() -> None:
-        until(lambda: len(drawn(tmp_path / "notes")) > 30)
         hanging.append(next(iter(noted(tmp_path / "notes"))))
         os.kill(hanging[0], signal.SIGSTOP)
 
-    with meanwhile(hang):
+    with meanwhile(held(scripted.notes, 40, lambda: len(drawn(scripted.notes)) > 30, hang)):
         on_cluster(tmp_path / "run", scripted, N, 2, address=cluster.address, note=said.append)
     assert rows(tmp_path / "run") == rows(single)
-    assert [line.partition(" is lost: nothing was heard of it for ")[1] != "" for line in said] == [True]
+    assert said
+    assert all(" is lost: nothing was heard of it for " in line for line in said)
     until(lambda: not psutil.pid_exists(hanging[0]))
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(cluster: Any, tmp_path: Path, single: Path) -> None:
-    scripted, said = Scripted(tmp_path / "notes", delay=0.05), list[str]()
+    scripted, said = Scripted(tmp_path / "notes", delay=0.01), list[str]()
 
     def kill() -> None:
-        until(lambda: len(drawn(tmp_path / "notes")) > 30)
-        os.kill(next(iter(noted(tmp_path / "notes"))), signal.SIGKILL)
+        os.kill(next(iter(noted(scripted.notes))), signal.SIGKILL)
+        until(lambda: len(noted(scripted.notes)) == 3)  # the new one has begun
 
-    with meanwhile(kill):
+    with meanwhile(held(scripted.notes, 40, lambda: len(drawn(scripted.notes)) > 30, kill)):
         on_cluster(tmp_path / "run", scripted, N, 2, address=cluster.address, note=said.append)
     assert rows(tmp_path / "run") == rows(single)
     assert said == ["worker 1 is lost: its process died, as happens when memory runs out"] or "worker 2" in said[0]
-    assert len(noted(tmp_path / "notes")) == 3
     again = [key for key, n in Counter(drawn(tmp_path / "notes")).items() if n > 1]
     assert len(again) < 2 * BLOCK * 8, "more is drawn again than it held"
 
@@ -140,13 +154,15 @@ def test_a_block_whose_requests_all_fail_is_counted_and_drawn_by_the_next_start(
 
 def test_a_command_that_is_killed_goes_on_where_it_was(cluster: Any, tmp_path: Path, single: Path) -> None:
     run, notes = tmp_path / "run", tmp_path / "run.notes"
-    options = {"n": N, "workers": 2, "address": cluster.address, "delay": 0.1}
+    options = {"n": N, "workers": 2, "address": cluster.address, "delay": 0.01}
     command = [sys.executable, str(Path(__file__).parent.parent / "team.py"), str(run), json.dumps(options)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    shut(gate_of(notes), 90)
     with subprocess.Popen(command, env=environment) as driver:
         until(lambda: len(blocks_done(run / "samples", plan_of(task_of()))) >= 2 or driver.poll() is not None)
         assert driver.poll() is None, "it has ended before it could be killed"
         driver.kill()
+    gate_of(notes).unlink()
     first = noted(notes)
     until(lambda: not any(map(psutil.pid_exists, first)), 60)  # nobody draws for a command that is gone
     done = blocks_done(run / "samples", plan_of(task_of()))
@@ -160,14 +176,12 @@ def test_a_command_that_is_killed_goes_on_where_it_was(cluster: Any, tmp_path: P
 
 
 def test_a_machine_that_is_lost_costs_its_blocks_only(cluster: Any, tmp_path: Path, single: Path) -> None:
-    machine, said = cluster.add(), list[str]()
+    machine, said, scripted = cluster.add(), list[str](), Scripted(tmp_path / "notes", delay=0.01)
 
-    def lose() -> None:
-        until(lambda: len(noted(tmp_path / "notes")) == 3 and len(drawn(tmp_path / "notes")) > 40)
-        cluster.lose(machine)
+    def spread() -> bool:
+        return len(noted(scripted.notes)) == 3 and len(drawn(scripted.notes)) > 40
 
-    with meanwhile(lose):
-        scripted = Scripted(tmp_path / "notes", delay=0.15)
+    with meanwhile(held(scripted.notes, 45, spread, lambda: cluster.lose(machine))):
         on_cluster(tmp_path / "run", scripted, N, 3, address=cluster.address, note=said.append)
     assert rows(tmp_path / "run") == rows(single)
     (line,) = said
