@@ -234,7 +234,7 @@ def test_a_folder_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "x.jsonl" in refused(capsys, *rewriting(tmp_path / "x.jsonl", tmp_path / "run"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(name=st.text(st.characters(exclude_characters="\0"), max_size=300))
 def test_any_name_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     refused(capsys, *rewriting(f"{name}.jsonl", tmp_path / "run"))
@@ -295,7 +295,7 @@ def test_a_bad_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert says in refused(capsys, "run", str(path), "--out", str(tmp_path / "run"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(content=st.binary(max_size=60))
 def test_any_bytes_as_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     (tmp_path / "recipe.toml").write_bytes(content)

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 import torch
 from gaps import TINY, tokenizer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
@@ -31,9 +31,6 @@ PROBABILITIES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda 
 
 
 # ------------------------------------------------------------------------------------------------------ the estimator
-
-
-@settings(deadline=None)
 @given(PROBABILITIES, PROBABILITIES)
 def test_the_expected_estimate_of_a_token_is_the_kl_of_two_categoricals(base: list[float], tuned: list[float]) -> None:
     kl = sum(p * math.log(p / q) for p, q in zip(base, tuned, strict=True))
@@ -42,7 +39,6 @@ def test_the_expected_estimate_of_a_token_is_the_kl_of_two_categoricals(base: li
     assert sum(p * one for p, one in zip(base, estimates, strict=True)) == pytest.approx(kl, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(PROBABILITIES, min_size=8, max_size=8))
 def test_the_expected_estimate_of_a_response_is_the_kl_of_whole_responses(rows: list[list[float]]) -> None:
     """Two chains of three tokens: where they begin, and what follows each token."""

@@ -171,7 +171,7 @@ def test_each_tool_reads_the_rows_and_texts_of_the_mix(format: str, mix: str, tm
 
 
 @given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"))] * 3), min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_comes_through(tmp_path: Path, texts: list[tuple[str, str, str]]) -> None:
     rows = [
         row(i, problem=problem, solution=solution, response=response if i % 3 < 2 else solution, system=None)

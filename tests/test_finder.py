@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.finder import Finder, Found, Query
@@ -103,7 +103,6 @@ def test_a_verdict_is_that_of_any_attempt(finder: Finder) -> None:
         ["ünïque", "UNIQUE", "WORD", "r30", "p7?", "the response", "9 word", "no such text", ".", "(", "\\"]
     )
 )
-@settings(deadline=None)
 def test_a_search_finds_each_row_once_whatever_the_time_it_has(finder: Finder, words: str) -> None:
     def has(n: int) -> bool:
         return any(words.lower() in one.lower() for one in (f"r{n}", f"p{n}?", text(n), "the response"))

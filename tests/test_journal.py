@@ -62,7 +62,7 @@ def sample(key: str, text: str = "two") -> Sample:
     return Sample(key, "p", "self", 0, 0, Completion(text, (1, 2), (-0.5, -1.0), "stop"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SAMPLES, VERDICTS)
 def test_what_goes_in_comes_out_also_after_closing(samples: list[Sample], verdicts: list[tuple[str, Verdict]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ class World:
         raise AssertionError("it does not end")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**WORLDS, crashes=st.floats(0, 0.3))
 def test_every_problem_is_done_once_or_given_up_with_a_reason(
     n: int, size: int, workers: int, luck: random.Random, crashes: float
@@ -101,7 +101,7 @@ def test_every_problem_is_done_once_or_given_up_with_a_reason(
     assert all(why == "2 workers were lost while they drew it alone: it fell over" for why in standing.failed.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**WORLDS, bad=st.sets(st.integers(0, 39), max_size=3))
 def test_a_problem_that_kills_whoever_draws_it_is_the_only_one_given_up(
     n: int, size: int, workers: int, luck: random.Random, bad: set[int]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -160,7 +160,6 @@ def test_psft_at_the_snapshot_has_the_gradient_of_sft() -> None:
     assert not terms.clipped_BT.any()
 
 
-@settings(deadline=None)
 @given(ratio=st.floats(1e-6, 1e6), high=st.floats(1e-3, 10))
 def test_psft_is_ppo_with_advantage_1_whatever_the_lower_clip(ratio: float, high: float) -> None:
     logp, mask = row(-1.0)
@@ -210,7 +209,6 @@ def test_no_gradient_flows_into_an_entropy_or_a_reference() -> None:
         assert entropy.grad is None
 
 
-@settings(deadline=None)
 @given(values=logps, alpha=st.floats(1e-3, 20))
 def test_power_has_the_gradient_weight_p_to_the_alpha(values: list[float], alpha: float) -> None:
     logp, mask = row(*values)

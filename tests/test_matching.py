@@ -3,7 +3,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.matching import WIDTH, Side, matched
@@ -25,7 +25,6 @@ def chosen_at_random(responses: list[tuple[float, int]], wanted: dict[int, int])
     )
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_matching_is_the_mean_over_all_choices_of_equally_many_of_each_length(
     rows: list[tuple[tuple[float, int], tuple[float, int]]],
@@ -47,7 +46,6 @@ def test_matching_is_the_mean_over_all_choices_of_equally_many_of_each_length(
     assert found["tokens"] == found["expert_tokens"] == found["rewritten_tokens"] == pytest.approx(lengths)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-50, 0), st.floats(-50, 0), st.integers(1, 500)), min_size=1), st.randoms())
 def test_where_lengths_have_the_same_distribution_nothing_is_left_out(
     rows: list[tuple[float, float, int]], luck: object

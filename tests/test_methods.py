@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_losses import INF, SPECS, close, compute, example, weights
 from test_plugins import imports_afresh
@@ -94,7 +94,6 @@ def test_equal_requests_have_equal_specs(spec: str) -> None:
     assert open_loss(spec).spec == "dft,floor=0.5,power=2"
 
 
-@settings(deadline=None)
 @given(power=st.floats(0, 1e3, exclude_min=True), floor=st.floats(0, 1))
 def test_a_spec_opens_what_it_came_from(power: float, floor: float) -> None:
     method = open_loss(f"dft,power={power!r},floor={floor!r}")

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retell.errors import DataError
@@ -86,7 +86,7 @@ def test_gsm8k_train_has_its_gold_after_the_marker(tmp_path: Path) -> None:
         assert problem.answer == problem.solution.splitlines()[-1].removeprefix("#### ")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(ROWS | JSON, max_size=6))
 def test_no_row_is_ever_lost_and_ids_are_distinct(rows: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def test_no_row_is_ever_lost_and_ids_are_distinct(rows: list[Any]) -> None:
         assert reject.reason and reject.detail and reject.where
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=6))
 def test_lines_of_any_bytes_are_counted(lines: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def test_lines_of_any_bytes_are_counted(lines: list[bytes]) -> None:
     assert reasons(loaded) == Counter(broken_line=sum(bool(line.strip()) for line in lines))
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.data())
 def test_a_damaged_parquet_file_is_read_or_refused(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ def test_a_table_is_the_sequence_that_was_written(path: Path) -> None:
         table[2500]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), share=st.sampled_from([0.0, 0.001, 0.3, 0.999, 1.0]), start=st.integers(0, 2600))
 def test_some_of_a_table_are_those_of_the_sequence(path: Path, seed: int, share: float, start: int) -> None:
     luck = random.Random(seed)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell import ratios
@@ -19,7 +19,6 @@ def test_no_recorded_row_gives_nothing() -> None:
     assert ratio_statistics(np.zeros(0), 0) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=20), st.floats(-300, 300))
 def test_the_effective_share_is_kishs_and_does_not_depend_on_a_common_factor(values: list[float], shift: float) -> None:
     weights = np.exp(np.array(values) - max(values))

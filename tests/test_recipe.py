@@ -50,7 +50,7 @@ def values(section: Section) -> dict[str, Any]:
     return {name: getattr(section, name) for name in type(section).model_fields}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(DOCUMENTS)
 def test_a_stored_recipe_reads_back_the_same(tmp_path: Path, document: dict[str, Any]) -> None:
     recipe = load_recipe(recipe_file(tmp_path, tomli_w.dumps(document)))
@@ -59,7 +59,7 @@ def test_a_stored_recipe_reads_back_the_same(tmp_path: Path, document: dict[str,
     assert repr(again) == repr(recipe)  # 1, 1.0 and True are equal and not the same
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from([*SECTIONS, "rewritee", "x"]),
@@ -73,7 +73,7 @@ def test_any_toml_is_a_recipe_or_a_one_line_error(tmp_path: Path, document: dict
     assert message is None or (str(path) in message and "pydantic" not in message)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80))
 def test_any_file_is_a_recipe_or_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "recipe.toml").write_bytes(content)

@@ -46,7 +46,7 @@ def paged(shards: Shards, rungs: Sequence[str] = ("self",)) -> list[Sample]:
     return [sample for page in shards.pages(rungs) for sample in page]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SAMPLES, st.dictionaries(KEYS, BY_GRADER, max_size=6))
 def test_what_goes_in_comes_out(samples: list[Sample], verdicts: dict[str, dict[str, Verdict]]) -> None:
     """Also what is None, samples without a verdict, and verdicts on samples that are elsewhere."""

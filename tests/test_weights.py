@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.weights import Scored, TokenSums
@@ -18,7 +18,6 @@ def statistics(rows: list[list[float]]) -> dict[str, float] | None:
     return sums.statistics([0], scored.sums)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_running_sums_say_what_the_definitions_say(rows: list[list[float]]) -> None:
     found = statistics(rows)
@@ -37,7 +36,6 @@ def test_running_sums_say_what_the_definitions_say(rows: list[list[float]]) -> N
     assert found["mean_tokens"] == pytest.approx(logps.size / len(rows))
 
 
-@settings(deadline=None)
 @given(ROWS, st.lists(st.integers(0, 2), min_size=12, max_size=12), st.integers(0, 12))
 def test_groups_are_kept_apart_and_it_does_not_matter_how_rows_come(
     rows: list[list[float]], groups: list[int], cut: int

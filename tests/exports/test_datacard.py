@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import DatasetCard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.exports.datacard import Origin, dataset_card
@@ -130,7 +130,6 @@ def test_a_path_on_this_machine_is_not_told(tmp_path: Path) -> None:
 
 
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
-@settings(deadline=None)
 def test_text_from_elsewhere_cannot_break_the_card(model: str, data: str, system: str, name: str, licence: str) -> None:
     def made(texts: tuple[str, str, str, str, str]) -> str:
         model, data, system, name, licence = texts

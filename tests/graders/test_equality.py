@@ -591,7 +591,7 @@ def verdict_of(gold: str, answer: str) -> bool | None:
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANSWERS)
 def test_every_answer_equals_itself(text: str) -> None:
     try:
@@ -601,7 +601,7 @@ def test_every_answer_equals_itself(text: str) -> None:
     assert verdict_of(text, text) is True
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(ANSWERS, ANSWERS)
 def test_equivalence_is_symmetric(one: str, other: str) -> None:
     try:

@@ -154,7 +154,7 @@ def test_a_literal_is_its_value(data: st.DataObject, value: Fraction, step: Frac
         assert (verdict.outcome == "correct") is (step == 0)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.data(),
     RATIONALS,
@@ -167,7 +167,7 @@ def test_the_fast_path_never_contradicts_the_judge(data: st.DataObject, value: F
         assert GRADER.judge(Case("", answer, gold)).outcome == verdict.outcome
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(*(st.text(alphabet="0123456789,./-+$ \\frac{}%", max_size=9),) * 2)
 def test_the_fast_path_does_not_contradict_the_judge_on_what_looks_like_numbers(answer: str, gold: str) -> None:
     found = GRADER.prepare(Case("", f"####  {answer}", gold))

@@ -508,9 +508,7 @@ def test_an_answer_that_is_code_is_not_run(tmp_path: Path, shared_pool: GraderPo
     assert not marker.exists()
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answers=st.lists(st.text(alphabet=st.characters(), max_size=12), max_size=5), gold=st.text(max_size=8))
 def test_any_text_gets_a_verdict(shared_pool: GraderPool, answers: list[str], gold: str) -> None:
     for number, answer in enumerate(answers):

@@ -243,7 +243,7 @@ def test_a_normalised_text_equals_itself(text: str) -> None:
         assert boxed.outcome == "correct"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TEXTS.filter(lambda text: "!" not in text and "^" not in text))
 def test_judging_any_text_gives_a_verdict(text: str) -> None:
     # Powers and factorials may take for ever, which is for the pool to end.

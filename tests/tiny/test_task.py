@@ -2,7 +2,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retell.tiny.task import (
@@ -57,7 +57,6 @@ def test_problem_reads_as_english():
     assert PROBLEM.text == TEXT
 
 
-@settings(deadline=None)
 @given(seeds, lengths)
 def test_problems_are_read_back(seed: int, length: int):
     problem = draw_problem(random.Random(seed), length)
@@ -106,7 +105,6 @@ def test_author_writes_as_expected(author: Author):
     assert author is LEAPING or len(written) == 1
 
 
-@settings(deadline=None)
 @given(seeds, lengths, st.sampled_from(AUTHORS))
 def test_solutions_without_slips_pass(seed: int, length: int, author: Author):
     rng = random.Random(seed)
@@ -114,7 +112,6 @@ def test_solutions_without_slips_pass(seed: int, length: int, author: Author):
     assert check_steps(problem.text, write_solution(problem, author, rng))
 
 
-@settings(deadline=None)
 @given(seeds, lengths, st.sampled_from(AUTHORS), st.data())
 def test_any_changed_number_fails(seed: int, length: int, author: Author, data: st.DataObject):
     rng = random.Random(seed)
@@ -126,7 +123,6 @@ def test_any_changed_number_fails(seed: int, length: int, author: Author, data: 
     assert not check_steps(problem.text, f"{solution[: number.start()]}{other}{solution[number.end() :]}")
 
 
-@settings(deadline=None)
 @given(seeds, lengths, st.sampled_from([author for author in AUTHORS if author.line]))
 def test_a_slip_in_every_line_fails(seed: int, length: int, author: Author):
     rng = random.Random(seed)

@@ -2,7 +2,7 @@ import warnings
 from importlib.resources import as_file, files
 from itertools import islice
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -26,7 +26,6 @@ def pieces(text: str) -> list[str]:
     return [PACKAGED.decode([token]) for token in PACKAGED.encode(text)]
 
 
-@settings(deadline=None)
 @given(texts)
 def test_any_text_survives(text: str):
     ids = PACKAGED.encode(text)
@@ -67,7 +66,6 @@ def test_the_corpus_fits():
         assert len(PACKAGED.encode(render_chat(document.messages))) < MAX_TOKENS
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(lambda role, text: {"role": role, "content": text}, roles, texts), min_size=1), texts)
 def test_the_generation_prompt_is_a_prefix(messages: list[dict[str, str]], response: str):
     prompt = PACKAGED.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -77,7 +75,6 @@ def test_the_generation_prompt_is_a_prefix(messages: list[dict[str, str]], respo
     assert PACKAGED.encode(whole) == [*prompt_ids, *PACKAGED.encode(response), PACKAGED.eos_token_id]
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(lambda role, text: {"role": role, "content": text}, roles, texts), min_size=1), st.booleans())
 def test_rendering_is_that_of_the_chat_template(messages: list[dict[str, str]], prompt: bool):
     expected = PACKAGED.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
