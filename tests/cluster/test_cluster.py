@@ -181,7 +181,11 @@ def test_a_machine_that_is_lost_costs_its_blocks_only(cluster: Any, tmp_path: Pa
     def spread() -> bool:
         return len(noted(scripted.notes)) == 3 and len(drawn(scripted.notes)) > 40
 
-    with meanwhile(held(scripted.notes, 45, spread, lambda: cluster.lose(machine))):
+    def lose() -> None:
+        cluster.lose(machine)
+        until(lambda: not all(map(psutil.pid_exists, noted(scripted.notes))))
+
+    with meanwhile(held(scripted.notes, 45, spread, lose)):
         on_cluster(tmp_path / "run", scripted, N, 3, address=cluster.address, note=said.append)
     assert rows(tmp_path / "run") == rows(single)
     (line,) = said
