@@ -173,7 +173,9 @@ def test_sigterm_ends_a_command_and_its_workers(cluster: Any, tmp_path: Path) ->
     options = ("--ray", cluster.address, "--workers", "1", "--out", "run")
     with command(tmp_path, *rewriting(*options, limit=2000)) as driver:
         until(lambda: shards(tmp_path / "run") or driver.poll() is not None)
-        workers = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"][:1] == ["ray::_Actor.run"]]
+        workers = [
+            one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [])[:1] == ["ray::_Actor.run"]
+        ]
         driver.terminate()
         output, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130, errors

@@ -61,7 +61,9 @@ def test_two_engines_on_a_cluster_make_the_rows_of_one(
         assert len(row["response_token_ids"]) == len(row["behaviour_logprobs"])
         assert tokenizer.decode(row["response_token_ids"]) == row["response"]
     engines = [
-        one for one in psutil.process_iter(["name"]) if "EngineCore" in one.info["name"] and one.pid not in before
+        one
+        for one in psutil.process_iter(["name"])
+        if "EngineCore" in (one.info["name"] or "") and one.pid not in before
     ]
     _, left = psutil.wait_procs(engines, timeout=30)
     assert not left, "engines outlive their workers"
