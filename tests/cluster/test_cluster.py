@@ -157,7 +157,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(cluster: Any, tmp_path: P
     options = {"n": N, "workers": 2, "address": cluster.address, "delay": 0.01}
     command = [sys.executable, str(Path(__file__).parent.parent / "team.py"), str(run), json.dumps(options)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    shut(gate_of(notes), 90)
+    shut(gate_of(notes), 140)  # of 190: two of the five blocks are done by then
     with subprocess.Popen(command, env=environment) as driver:
         until(lambda: len(blocks_done(run / "samples", plan_of(task_of()))) >= 2 or driver.poll() is not None)
         assert driver.poll() is None, "it has ended before it could be killed"
