@@ -307,7 +307,9 @@ def gate_updates(gate: Path) -> None:
         ("sft", {"lora_rank": 2, "lora_dropout": 0.1}),
     ],
 )
-def test_a_killed_training_goes_on_with_the_same_metrics(tmp_path: Path, loss: str, changes: dict[str, Any]) -> None:
+def test_a_killed_training_goes_on_from_its_last_checkpoint_with_the_same_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, changes: dict[str, Any]
+) -> None:
     tuned(tmp_path / "undisturbed", loss, rows(200), save_every=5, epochs=2, **changes)
     folder = tmp_path / "killed"
     gate, tests = tmp_path / "gate", str(Path(__file__).parent)
@@ -320,8 +322,15 @@ def test_a_killed_training_goes_on_with_the_same_metrics(tmp_path: Path, loss: s
     assert process.poll() is None
     process.kill()
     process.wait()
-    assert list((folder / "training" / "x").glob("checkpoint-*")), "it was killed in the middle"
+    last = max(int(path.parent.name.removeprefix("checkpoint-")) for path in seen.parent.glob("*/trainer_state.json"))
+    updates: list[int] = []
+    monkeypatch.setattr(
+        train_module._Progress,
+        "on_step_end",
+        lambda _, args, state, control, **given: updates.append(state.global_step),
+    )
     tuned(folder, loss, rows(200), save_every=5, epochs=2, **changes)
+    assert updates[0] == last + 1 > 5
     for one, other in zip(metrics(tmp_path / "undisturbed"), metrics(folder), strict=True):
         assert one["step"] == other["step"]
         assert one.keys() == other.keys()
