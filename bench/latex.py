@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-import mpmath as mp  # type: ignore[import-untyped]
+import mpmath as mp
 
 _SPACING = r"\\[,;:!\s]|~|\\q?quad\b|\\(?:displaystyle|limits)\b|\s"
 _TOKEN = re.compile(r"\d+\.\d+|\d+\.?(?!\d)|\.\d+|\\[A-Za-z]+|\\[{}]|\S")

@@ -10,8 +10,8 @@ from functools import cache
 from itertools import pairwise
 from random import Random
 
-import mpmath as mp  # type: ignore[import-untyped]
-import sympy  # type: ignore[import-untyped]
+import mpmath as mp
+import sympy
 from latex import Node, Rebuild, Style, UnclearError, num, op, places, read, same, sym, symbols, value, write
 
 Variant = tuple[str, str]

@@ -35,7 +35,7 @@ def _interval(row: Row, text: str) -> tuple[str, str, str, str] | None:
     if not match or len(ends) != 2 or not all(_end(end) for end in ends):
         return None
     sure = match[1] + match[3] != "()" or "infty" in text or row.type == "Interval" or "\\cup" in row.gold
-    return (match[1], *ends, match[3]) if sure else None  # type: ignore[return-value]
+    return (match[1], *ends, match[3]) if sure else None
 
 
 def _end(end: str) -> bool:

@@ -110,7 +110,7 @@ def task_of(workers: int | None = None, ray: str | None = None, **settings: Any)
 
 
 def plan_of(task: Task) -> str:
-    return digest(task.settings.k)  # type: ignore[union-attr]
+    return digest(task.settings.k)
 
 
 def on_cluster(

@@ -427,7 +427,7 @@ def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     ]
     data = write(place / "data.jsonl", rows)
     assert main([*rewriting(place, "mine:slow"), "--data", str(data)]) == 0
-    assert sorted(calls(place)) == sorted(candidate for row in rows for candidate in row["candidates"])  # type: ignore[misc]
+    assert sorted(calls(place)) == sorted(candidate for row in rows for candidate in row["candidates"])
     capsys.readouterr()
     (place / "calls").unlink()
     return place / "run"

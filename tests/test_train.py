@@ -51,7 +51,7 @@ def rows(n: int) -> list[TrainRow]:
     for i, text in enumerate(texts):
         prompt, response = TOKENIZER.training_ids(prompter.conversation(*text))
         behaviour = tuple(-0.1 * (j % 9) for j in range(len(response))) if i % 3 < 2 else None
-        made.append(TrainRow(str(i), ("self", "guided", "expert")[i % 3], prompt, response, behaviour))  # type: ignore[arg-type]
+        made.append(TrainRow(str(i), ("self", "guided", "expert")[i % 3], prompt, response, behaviour))
     return made
 
 

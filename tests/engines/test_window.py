@@ -142,5 +142,5 @@ def test_closing_the_iterator_cancels_what_is_in_flight() -> None:
     with event_loop() as loop:
         batches = drive(Queue(3).take, complete, lambda: 3, loop)
         next(batches)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     assert cancelled == [0, 1, 2]
