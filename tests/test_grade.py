@@ -31,15 +31,19 @@ AHEAD = 36
 """Answers that may have to be judged before the first verdict is written."""
 GOOD = {"id": "a", "response": "It is \\boxed{2}.", "gold": "2"}
 SLOW = f"""
-import pathlib, sys, time
+import os, pathlib, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from gate import wait_at
 
+GATE = os.environ.get("GATE")
+
 def slow(problem, response, gold):
-    with pathlib.Path("calls").open("a") as calls:
-        calls.write(response + "\\n")
+    if GATE:
+        wait_at(pathlib.Path(GATE))
+    else:
+        with pathlib.Path("calls").open("a") as calls:
+            calls.write(response + "\\n")
     time.sleep(float(problem or 0))
-    wait_at(pathlib.Path("gate"))
     return response == gold
 
 def contrary(problem, response, gold):
@@ -49,7 +53,11 @@ def contrary(problem, response, gold):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with graders of its own: one as slow as a row says, behind a gate, and its contrary."""
+    """A working directory with graders of its own: one as slow as a row says, and its contrary.
+
+    They note their calls; but those of a process that is to be killed wait at its gate, and note none: they may outlive
+    it by a moment.
+    """
     (tmp_path / "mine.py").write_text(SLOW, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -230,16 +238,22 @@ def many(place: Path, rows: int = 120) -> Path:
     )
 
 
-def start(place: Path, lines: int, out: str = "out.jsonl") -> subprocess.Popen[str]:
-    """Starts grading in a process of its own, and returns once so many lines are added; few more can be."""
-    part = place / f".{out}.part"
-    before = part.read_bytes().count(b"\n") if part.exists() else 0
-    shut(place / "gate", lines + AHEAD)
-    arguments = ["grade", "in.jsonl", "--out", out, "--grader", "mine:slow", "--grader-workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "retell", *arguments],
+def gated(place: Path, after: int, arguments: list[str]) -> subprocess.Popen[str]:
+    """Starts a process of its own whose grader judges so many answers and then waits, until the gate is taken away."""
+    gate = place / f"gate-{len(list(place.glob('gate-*')))}"
+    shut(gate, after)
+    return subprocess.Popen(
+        [sys.executable, "-m", "retell", *arguments, "--grader-workers", "1"],
         cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"GATE": gate.name},
     )  # fmt: skip
+
+
+def start(place: Path, lines: int) -> subprocess.Popen[str]:
+    """Starts grading, and returns once so many lines are added; few more can be."""
+    part = place / ".out.jsonl.part"
+    before = part.read_bytes().count(b"\n") if part.exists() else 0
+    process = gated(place, lines + AHEAD, ["grade", "in.jsonl", "--out", "out.jsonl", "--grader", "mine:slow"])
     deadline = time.monotonic() + 60
     while not part.exists() or part.read_bytes().count(b"\n") < before + lines:
         assert process.poll() is None, "it was done before it could be disturbed"
@@ -255,11 +269,9 @@ def test_what_was_stopped_goes_on_and_ends_as_if_undisturbed(
     many(place)
     assert command(capsys, "in.jsonl", "--out", "undisturbed.jsonl", "--grader", "mine:slow")[0] == 0
     for _ in range(2):
-        (place / "calls").unlink(missing_ok=True)
         process = start(place, 20)
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=30)
-        (place / "gate").unlink()
         assert process.returncode == (130 if number == signal.SIGINT else -9)
         assert "Traceback" not in errors
         assert not (place / "out.jsonl").exists()
@@ -280,11 +292,9 @@ def test_a_line_that_lacks_its_end_only_is_written_again(place: Path, capsys: py
     process = start(place, 20)
     process.kill()
     process.communicate()
-    (place / "gate").unlink()
     part = place / ".out.jsonl.part"
     lines = part.read_bytes().splitlines(keepends=True)[:20]
     part.write_bytes(b"".join(lines).removesuffix(b"\n"))
-    (place / "calls").unlink()
     status, summary, _ = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "mine:slow")
     assert (status, summary["rows"]) == (0, 120)
     assert [row["id"] for row in read(place / "out.jsonl")] == list(range(120))
@@ -332,7 +342,6 @@ def test_what_was_begun_with_another_grader_is_begun_anew(place: Path, capsys: p
     process = start(place, 5)
     process.kill()
     process.communicate()
-    (place / "gate").unlink()
     status, summary, err = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "qwen")
     assert status == 0
     assert "begun anew" in err
@@ -346,9 +355,9 @@ def test_two_at_once_do_not_write_the_same_file(place: Path, capsys: pytest.Capt
     status, _, err = command(capsys, "in.jsonl", "--out", "out.jsonl", "--grader", "mine:slow")
     assert status == 2
     assert "another retell is writing out.jsonl" in err
-    (place / "gate").unlink()
-    assert process.wait(60) == 0
-    process.communicate()
+    (place / "gate-0").unlink()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert [row["id"] for row in read(place / "out.jsonl")] == list(range(120))
 
 
@@ -490,18 +499,15 @@ def test_a_run_without_its_tables_is_graded_from_its_data(
 
 def test_a_killed_grading_of_a_run_goes_on(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = len(verdicts(run))
-    shut(place / "gate", 10 + AHEAD)
-    arguments = ["grade", "run", "--grader", "mine:contrary", "--grader-workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "retell", *arguments], cwd=place, stderr=subprocess.DEVNULL)
+    process = gated(place, 10 + AHEAD, ["grade", "run", "--grader", "mine:contrary"])
     while len(verdicts(run)) < before + 10:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
-    process.wait()
-    (place / "gate").unlink()
+    process.communicate()
     kept = verdicts(run)
     assert before + 10 <= len(kept) < before + 60
-    (place / "calls").unlink()
+    assert calls(place) == []
     status, summary, _ = command(capsys, run, "--grader", "mine:contrary")
     assert (status, summary["rungs"]["self"]["correct"]) == (0, 50)
     assert len(calls(place)) == before + 60 - len(kept)

@@ -162,9 +162,9 @@ def test_a_command_that_is_killed_goes_on_where_it_was(cluster: Any, tmp_path: P
         until(lambda: len(blocks_done(run / "samples", plan_of(task_of()))) >= 2 or driver.poll() is not None)
         assert driver.poll() is None, "it has ended before it could be killed"
         driver.kill()
-    gate_of(notes).unlink()
     first = noted(notes)
     until(lambda: not any(map(psutil.pid_exists, first)), 60)  # nobody draws for a command that is gone
+    gate_of(notes).unlink()
     done = blocks_done(run / "samples", plan_of(task_of()))
     kept = {sample.key for page in Shards(run / "samples").pages(["self", "guided"]) for sample in page}
     on_cluster(run, Scripted(notes), N, 2, address=cluster.address)
