@@ -1,11 +1,12 @@
 """How large the page of a long run is, how long it takes to write it, in how much memory, and how long to open it.
 
-    python bench/page.py [ROWS] [FOLDER]
+    python bench/page.py [ROWS] [--folder DIR]
 
-The run is made up: responses as long as those of a 7B model on competition problems (some 400 tokens of English and
+With `--folder` the run folder is kept there. The run is made up: responses as long as those of a 7B model on competition problems (some 400 tokens of English and
 LaTeX), seven models on twenty benchmarks with long names, 800 updates each.
 """
 
+import argparse
 import json
 import random
 import resource
@@ -157,9 +158,12 @@ def main(rows: int, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    if len(sys.argv) > 2:
-        main(size, Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=int, nargs="?", default=50_000)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    if options.folder:
+        main(options.rows, options.folder)
     else:
         with tempfile.TemporaryDirectory() as somewhere:
-            main(size, Path(somewhere))
+            main(options.rows, Path(somewhere))
