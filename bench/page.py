@@ -2,8 +2,8 @@
 
     python bench/page.py [ROWS] [--folder DIR]
 
-With `--folder` the run folder is kept there. The run is made up: responses as long as those of a 7B model on competition problems (some 400 tokens of English and
-LaTeX), seven models on twenty benchmarks with long names, 800 updates each.
+With `--folder` the run folder is kept there. The run is made up: responses as long as those of a 7B model on
+competition problems (some 400 tokens of English and LaTeX), seven models on twenty benchmarks with long names, 800 updates each.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import json
 import random
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict
