@@ -3,7 +3,8 @@
     python bench/page.py [ROWS] [--folder DIR]
 
 With `--folder` the run folder is kept there. The run is made up: responses as long as those of a 7B model on
-competition problems (some 400 tokens of English and LaTeX), seven models on twenty benchmarks with long names, 800 updates each.
+competition problems (some 400 tokens of English and LaTeX), seven models on twenty benchmarks with long names, 800
+updates each.
 """
 
 import argparse
